@@ -302,8 +302,8 @@ def image_grid(
     """Draw small images in rows and columns, such as attribution maps: examples down, methods across.
 
     Each image is [h, w], [h, w, 3], [1, h, w] or [3, h, w]; None leaves its place empty. Without ``limits``
-    each is scaled to its own range, which the caption says. ``diverging`` maps negative to blue, zero to white
-    and positive to red.
+    each is scaled to its own range, which the caption says. ``diverging`` maps negative to blue, zero to
+    white and positive to red.
 
     Raises:
         ValueError: if there is no image, an image has another shape, or the names do not match.
