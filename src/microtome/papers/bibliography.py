@@ -108,11 +108,11 @@ def parse(lines: bytes, *, where: str) -> tuple[Paper, ...]:
         try:
             record = decoder.decode(line)
         except msgspec.DecodeError as problem:
-            raise MicrotomeError("MT130", str(problem), where=f"{where}, line {number}") from problem
+            raise MicrotomeError("MT160", str(problem), where=f"{where}, line {number}") from problem
         for key in (record.id, record.slug):
             if key in seen:
                 raise MicrotomeError(
-                    "MT131",
+                    "MT161",
                     f"'{key}' names two papers, lines {seen[key]} and {number}",
                     where=where,
                     fix="give each paper an id and a slug of its own",
@@ -131,7 +131,7 @@ def paper(slug: str) -> Paper:
     by_slug = _by_slug()
     if slug not in by_slug:
         raise UsageError(
-            "MT132",
+            "MT162",
             f"no paper is called '{slug}'",
             fix=nearest(slug, by_slug) or "`microtome papers` lists them all",
         )
