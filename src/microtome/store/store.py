@@ -350,7 +350,7 @@ def _plain(where: str, value: Any) -> dict[str, Any]:
         if isinstance(item, np.generic):
             return item.item()
         if isinstance(item, np.ndarray):
-            return item  # found, named and refused below
+            return _ARRAY  # found, named and refused below
         raise TypeError(f"a {type(item).__name__} cannot be stored")
 
     try:
@@ -360,7 +360,7 @@ def _plain(where: str, value: Any) -> dict[str, Any]:
                 raise StoreError(
                     "MT134", f"{path} is {leaf}", where=where, fix="leave it out, or give None or text"
                 )
-            if isinstance(leaf, np.ndarray):
+            if leaf == _ARRAY:
                 raise StoreError(
                     "MT134", f"{path} is an array", where=where, fix="put it into the finding's arrays"
                 )
