@@ -1,0 +1,63 @@
+"""Errors a user meets: a code, what was wrong, where, and what to do about it, in one sentence.
+
+Exit codes (the command line's contract): 0 fine, 1 a threshold failed, 2 usage, 3 the subject cannot be
+examined, 4 some instruments failed, 130 stopped but saved.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MicrotomeError(Exception):
+    """One clear sentence: ``CODE what (where); fix``."""
+
+    exit_status = 2
+
+    def __init__(self, code: str, what: str, *, where: str = "", fix: str = "") -> None:
+        self.code, self.what, self.where, self.fix = code, what, where, fix
+        place = f" ({where})" if where else ""
+        super().__init__(f"{code} {what}{place}" + (f"; {fix}" if fix else ""))
+
+
+class UsageError(MicrotomeError):
+    """The request itself cannot be understood: unknown names, bad options, missing files (exit 2)."""
+
+
+class SubjectError(MicrotomeError):
+    """The model or its data cannot be examined as given (exit 3)."""
+
+    exit_status = 3
+
+
+class StoreError(MicrotomeError):
+    """The store cannot be read or written (exit 2)."""
+
+
+class MissingExtraError(MicrotomeError):
+    """An optional dependency is absent; names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            "MT110",
+            f"{purpose} needs the package '{package}'",
+            fix=f'pip install "microtome[{extra}]"',
+        )
+
+
+class Refusal(Exception):  # noqa: N818 - a value, not a fault: the instrument says why it does not apply
+    """Raised inside an instrument that finds it does not apply; becomes a refused Finding, never a NaN."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """Return ``"did you mean 'a' or 'b'?"`` for the known names closest to ``name``, or an empty string."""
+    candidates = list(known)
+    matches = difflib.get_close_matches(name, candidates, n=count, cutoff=0.5)
+    if not matches:
+        tail = name.rsplit("/", 1)[-1]
+        by_tail = {c.rsplit("/", 1)[-1]: c for c in candidates}
+        matches = [by_tail[m] for m in difflib.get_close_matches(tail, list(by_tail), n=count, cutoff=0.5)]
+    if not matches:
+        matches = [c for c in candidates if name and name in c][:count]
+    return f"did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""

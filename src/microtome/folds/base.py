@@ -1,0 +1,138 @@
+"""The contract of a fold, and which rows it speaks of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from microtome.errors import Refusal
+from microtome.signals.expression import Signal
+
+State = dict[str, Tensor]
+
+
+class Selection(ABC):
+    """Which examples a fold is over."""
+
+    @abstractmethod
+    def rows(self, total: int) -> Tensor | None:
+        """Sorted int64 example ids out of ``total``, or None for all."""
+
+
+@dataclass(frozen=True)
+class All(Selection):
+    """Every example."""
+
+    def rows(self, total: int) -> Tensor | None:
+        """None: all of them."""
+        return None
+
+
+@dataclass(frozen=True)
+class Sample(Selection):
+    """A fixed random subset: the ``count`` examples with the smallest hash of (seed, id).
+
+    The same whatever the batch size, and samples of one seed are nested.
+    """
+
+    count: int
+    seed: int = 0
+
+    def rows(self, total: int) -> Tensor | None:
+        """All when there are no more than ``count``."""
+        if total <= self.count:
+            return None
+        key = row_uniform(torch.arange(total), self.seed)
+        return key.topk(self.count, largest=False).indices.sort().values
+
+
+@dataclass(frozen=True)
+class Rows(Selection):
+    """Named examples."""
+
+    ids: tuple[int, ...]
+
+    def rows(self, total: int) -> Tensor | None:
+        """The ids, sorted.
+
+        Raises:
+            Refusal: for an id outside the data.
+        """
+        wrong = [i for i in self.ids if not 0 <= i < total]
+        if wrong:
+            raise Refusal(f"example {wrong[0]} does not exist: the data has {total} (0..{total - 1})")
+        return torch.tensor(sorted(set(self.ids)), dtype=torch.long)
+
+
+def row_uniform(rows: Tensor, seed: int, draw: int = 0) -> Tensor:
+    """A uniform number in [0, 1) for each example id, from a counter-based hash (splitmix64).
+
+    Depends on nothing but (id, seed, draw): the same in every batch, on every device, in any order.
+
+    Args:
+        rows: [n] int64, or any shape of counters.
+    """
+    offset = (seed * 0x5851F42D4C957F2D + draw * 0x14057B7EF767814F + 0x1E3779B97F4A7C15) % (1 << 62)
+    value = rows.to(torch.int64) * -0x61C8864680B583EB + offset
+    for multiplier, shift in ((-0x40A7B892E31B1A47, 30), (-0x6B2FB644ECCEEE15, 27)):
+        value = (value ^ ((value >> shift) & ((1 << (64 - shift)) - 1))) * multiplier
+    value = value ^ ((value >> 31) & ((1 << 33) - 1))
+    return ((value >> 11) & ((1 << 53) - 1)).double() / (1 << 53)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold(ABC):
+    """A mergeable accumulation. Subclasses are frozen dataclasses.
+
+    Attributes:
+        signals: what it is made of; ``lift`` receives their values in this order.
+        over: which examples.
+    """
+
+    additive: ClassVar[bool] = False
+    """Whether values are sums over the slice (gradients) rather than one entry a row."""
+
+    signals: tuple[Signal, ...]
+    over: Selection = All()
+
+    @abstractmethod
+    def lift(self, *values: Tensor) -> State | None:
+        """State of one slice; None when it holds no rows."""
+
+    @abstractmethod
+    def merge(self, a: State, b: State) -> State:
+        """Join two states. Must be associative, and commutative to rounding. May reuse the memory of ``a``."""
+
+    @abstractmethod
+    def result(self, state: State) -> Any:
+        """Read the answer off a non-empty state."""
+
+    def join(self, a: State | None, b: State | None) -> State | None:
+        """Merge, with None as the empty state."""
+        if a is None:
+            return b
+        return a if b is None else self.merge(a, b)
+
+    def read(self, state: State | None) -> Any:
+        """The result.
+
+        Raises:
+            Refusal: when no row came in.
+        """
+        if state is None:
+            raise Refusal("no row to measure on")
+        return self.result(state)
+
+
+def wide(value: Tensor) -> Tensor:
+    """As float64 (float32 where the device has no float64)."""
+    return value.float() if value.device.type == "mps" else value.double()
+
+
+def as_signals(*signals: Signal) -> tuple[Signal, ...]:
+    """Tuple of signals, for constructors."""
+    return signals

@@ -1,0 +1,1 @@
+"""Instruments by room; one file a method, found by walking this tree."""

@@ -1,0 +1,1 @@
+"""How sure may one be of its answers?"""

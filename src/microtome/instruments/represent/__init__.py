@@ -1,0 +1,1 @@
+"""What has it learned, and where?"""

@@ -1,0 +1,770 @@
+"""Computing signals: the fewest forwards and backwards per slice, values pushed on as soon as they exist.
+
+A :class:`Program` is compiled once a round from the signals that are wanted. Running it on a slice visits
+each world once: one forward (with a graph only if some gradient needs it), one backward for each distinct
+scalar, whatever the number of tensors it is differentiated by. A layer's activation is handed to what is
+derived from it while the forward is still running, and dropped when nobody needs it any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from microtome.batches import Batch
+from microtome.errors import Refusal
+from microtome.signals.capture import StopForward, first_tensor, replace_first, watching
+from microtome.signals.expression import HERE, Constant, Signal, Site, World, source
+from microtome.subject import Subject, forward_error
+from microtome.task import primary_output
+
+Deliver = Callable[[Signal, Any], None]
+
+_SLICE_SOURCES = ("targets", "rows")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Stands for a value that could not be computed; everything made of it fails with the same reason."""
+
+    error: BaseException
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on any device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+@dataclass
+class WorldPlan:
+    """What one world has to provide."""
+
+    layers: set[str] = field(default_factory=set)
+    plain: set[Signal] = field(default_factory=set)
+    """Sources that need no work of their own: outputs, inputs, task, feature_dimension, activation."""
+    gradients: OrderedDict[Signal, list[Signal]] = field(default_factory=OrderedDict)
+    """Scalar signal -> the gradient signals wanted of it."""
+    curvature: OrderedDict[Signal, list[Signal]] = field(default_factory=OrderedDict)
+    examples: list[Signal] = field(default_factory=list)
+    across: list[Signal] = field(default_factory=list)
+    profile: Signal | None = None
+
+    @property
+    def forward(self) -> bool:
+        """Whether an ordinary forward is needed."""
+        return any(s.kind in ("outputs", "activation", "inputs") for s in self.plain) or bool(self.gradients)
+
+    def cost(self) -> float:
+        """Forwards this world amounts to, by counting floating-point operations (a backward is two)."""
+        total = 0.0
+        if self.forward:
+            total += 1.0
+        for wanted in self.gradients.values():
+            total += 2.0 if any(s.arguments[1] == "parameters" for s in wanted) else 1.0
+        for wanted in self.curvature.values():
+            total += 3.0 + 4.0 * sum(s.arguments[1].value.shape[0] for s in wanted)
+        total += 3.0 * len(self.examples)
+        for signal in self.across:
+            inner = Program([signal.arguments[0]])
+            total += signal.arguments[1].count * inner.cost()
+        return total + (3.0 if self.profile is not None else 0.0)
+
+
+class Program:
+    """The signals wanted in a pass, ordered by world; see the module's docstring.
+
+    Args:
+        wanted: signals whose values are to be delivered.
+    """
+
+    def __init__(self, wanted: Iterable[Signal]) -> None:
+        self.wanted = frozenset(wanted)
+        self.worlds: OrderedDict[World, WorldPlan] = OrderedDict()
+        self.dependents: dict[Signal, list[Signal]] = {}
+        self.slice_sources: set[Signal] = set()
+        seen: set[Signal] = set()
+        for signal in sorted(self.wanted, key=lambda s: s.text()):
+            self._add(signal, seen)
+        # The clean world first: its failure is the subject's failure.
+        if HERE in self.worlds:
+            self.worlds.move_to_end(HERE, last=False)
+
+    def cost(self) -> float:
+        """Forwards a slice amounts to."""
+        return sum(plan.cost() for plan in self.worlds.values()) + sum(
+            _transform_cost(world) for world in self.worlds
+        )
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether any world needs a graph."""
+        return any(p.gradients or p.examples or p.across or w.inputs for w, p in self.worlds.items())
+
+    @property
+    def differentiates_twice(self) -> bool:
+        """Whether any world needs second derivatives."""
+        return any(p.curvature for p in self.worlds.values())
+
+    def _add(self, signal: Signal, seen: set[Signal]) -> None:
+        if signal in seen:
+            return
+        seen.add(signal)
+        if signal.kind == "derived":
+            for parent in dict.fromkeys(signal.parents):
+                self.dependents.setdefault(parent, []).append(signal)
+                self._add(parent, seen)
+            return
+        if signal.kind in _SLICE_SOURCES:
+            self.slice_sources.add(signal)
+            return
+        plan = self.worlds.setdefault(signal.world, WorldPlan())
+        if signal.kind == "gradient":
+            plan.gradients.setdefault(signal.arguments[0], []).append(signal)
+            plan.layers.update(_layers(signal.arguments[0]))
+            if signal.arguments[1] not in ("inputs", "parameters"):
+                plan.layers.add(signal.arguments[1])
+        elif signal.kind == "hvp":
+            plan.curvature.setdefault(signal.arguments[0], []).append(signal)
+        elif signal.kind == "example_gradients":
+            plan.examples.append(signal)
+        elif signal.kind == "across":
+            plan.across.append(signal)
+        elif signal.kind == "profile":
+            plan.profile = signal
+        else:
+            plan.plain.add(signal)
+            if signal.kind == "activation":
+                plan.layers.add(signal.arguments[0])
+
+
+def _layers(signal: Signal) -> set[str]:
+    return {s.arguments[0] for s in signal.walk() if s.kind == "activation"}
+
+
+def _transform_cost(world: World) -> float:
+    return sum(float(getattr(t, "cost", 0.0)) for t in world.inputs)
+
+
+class _Board:
+    """Values of one slice: what arrives is pushed to what waits for it and dropped when used up."""
+
+    def __init__(self, program: Program, deliver: Deliver) -> None:
+        self.program, self.deliver = program, deliver
+        self.held: dict[Signal, Any] = {}
+        self.uses: dict[Signal, int] = {}
+        self.missing: dict[Signal, int] = {}
+
+    def put(self, signal: Signal, value: Any) -> bool:
+        """Take a value in; returns whether it is still waited for by something not yet computable."""
+        if isinstance(value, Tensor) and value.requires_grad:
+            value = value.detach()
+        if signal in self.program.wanted:
+            self.deliver(signal, value)
+        dependents = self.program.dependents.get(signal, ())
+        if not dependents:
+            return False
+        self.held[signal] = value
+        self.uses[signal] = len(dependents)
+        for dependent in dependents:
+            missing = self.missing.get(dependent)
+            missing = len(set(dependent.parents)) if missing is None else missing
+            self.missing[dependent] = missing - 1
+            if missing == 1:
+                self._compute(dependent)
+        return signal in self.held
+
+    def _compute(self, signal: Signal) -> None:
+        values = [self.held[a] if isinstance(a, Signal) else a for a in signal.arguments]
+        result = _apply(signal, values)
+        for parent in set(signal.parents):
+            self.uses[parent] -= 1
+            if self.uses[parent] == 0:
+                del self.held[parent]
+        del values
+        self.put(signal, result)
+
+
+def _apply(signal: Signal, values: list[Any]) -> Any:
+    failed = next((v for v in values if isinstance(v, Failure)), None)
+    if failed is not None:
+        return failed
+    assert signal.function is not None
+    try:
+        return signal.function(*values, **dict(signal.constants))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return Failure(error)
+
+
+class Evaluator:
+    """Runs programs on slices of one subject's data.
+
+    Args:
+        subject: what is examined.
+        seed: for networks that draw random numbers in eval mode.
+        rows_limit: most rows in one forward (the memory budget's word); copies of :func:`across` obey it too.
+        cache_bytes: how much of changed parameters to keep between slices.
+    """
+
+    def __init__(self, subject: Subject, *, seed: int = 0, rows_limit: int = 256, cache_bytes: int = 1 << 28) -> None:
+        self.subject, self.seed, self.rows_limit, self.cache_bytes = subject, seed, rows_limit, cache_bytes
+        self._programs: dict[tuple[Signal, World], tuple[Program, Signal]] = {}
+        self._changed: OrderedDict[tuple[Any, ...], Mapping[str, Tensor]] = OrderedDict()
+
+    def run(self, program: Program, batch: Batch, deliver: Deliver) -> None:
+        """Compute a program's signals on one slice.
+
+        Raises:
+            SubjectError: when the plain forward fails; failures in other worlds are delivered as Failure.
+        """
+        self._run(program, batch, deliver, None)
+
+    def _run(self, program: Program, batch: Batch, deliver: Deliver, site: Tensor | None) -> None:
+        board = _Board(program, deliver)
+        for signal in program.slice_sources:
+            board.put(signal, batch.rows if signal.kind == "rows" else batch.targets)
+        for world, plan in program.worlds.items():
+            pending = _Pending(plan, board)
+            try:
+                self._world(world, plan, batch, pending, site)
+            except Exception as error:
+                if is_out_of_memory(error) or world == HERE:
+                    raise
+                pending.fail(error)
+
+    # -- one world ---------------------------------------------------------------------------------
+
+    def _world(self, world: World, plan: WorldPlan, batch: Batch, board: _Pending, site: Tensor | None) -> None:
+        subject = world.subject or self.subject
+        for signal in plan.plain:
+            if signal.kind == "task":
+                board.put(signal, subject.task)
+            elif signal.kind == "feature_dimension":
+                board.put(signal, subject.layer(signal.arguments[0]).feature_dimension)
+        changed = self._parameters(subject, world)
+        x = site
+        if x is None and world.inputs:
+            x = self._clean_site(subject, batch, changed)
+            look = Site(batch.rows, batch.targets, subject.bounds, self._ask(world, batch))
+            for transform in world.inputs:
+                x = transform.apply(x, look).detach()
+        call = _Call(self, subject, batch, changed, x)
+        if plan.forward:
+            if plan.gradients:
+                self._with_graph(call, plan, board)
+            else:
+                self._without_graph(call, plan, board)
+        for of, wanted in plan.curvature.items():
+            self._curvature(call, of, wanted, board)
+        for signal in plan.examples:
+            board.put(signal, self._example_gradients(call, signal.arguments[0]))
+        for signal in plan.across:
+            base = x if x is not None else self._clean_site(subject, batch, changed)
+            board.put(signal, self._across(world, batch, base, signal))
+        if plan.profile is not None:
+            board.put(plan.profile, self._profile(call))
+
+    def _without_graph(self, call: _Call, plan: WorldPlan, board: _Pending) -> None:
+        wanted = {s.arguments[0]: s for s in plan.plain if s.kind == "activation"}
+        inputs = next((s for s in plan.plain if s.kind == "inputs"), None)
+        subject = call.subject
+
+        def see(name: str, output: Any) -> Any:
+            tensor = first_tensor(output)
+            assert tensor is not None
+            kept = False
+            if name == subject.site_layer and inputs is not None and call.batch.site() is None:
+                kept = board.put(inputs, tensor)
+            if name in wanted:
+                kept = board.put(wanted[name], call.rows_of(name, tensor)) or kept
+            # Who still waits for it must not see a later in-place operation.
+            return replace_first(output, tensor.clone()) if kept else None
+
+        if inputs is not None and (call.x is not None or call.batch.site() is not None):
+            board.put(inputs, call.x if call.x is not None else call.batch.site())
+            inputs = None
+        names = set(wanted) | ({subject.site_layer} if inputs is not None and subject.site_layer else set())
+        outputs = next((s for s in plan.plain if s.kind == "outputs"), None)
+        with torch.no_grad():
+            result = call.run(see, frozenset(names))
+        if outputs is not None:
+            board.put(outputs, result)
+
+    def _with_graph(self, call: _Call, plan: WorldPlan, board: _Pending) -> None:
+        subject = call.subject
+        wrts = {s.arguments[1] for wanted in plan.gradients.values() for s in wanted}
+        streamed = {s.arguments[0]: s for s in plan.plain if s.kind == "activation"}
+        graph_layers = wrts - {"inputs", "parameters"}
+        for of in plan.gradients:
+            graph_layers |= _layers(of)
+        raw: dict[str, Tensor] = {}
+        leaf: dict[str, Tensor] = {}
+        leaves = {}
+        if "parameters" in wrts:
+            leaves = {n: p.detach().requires_grad_() for n, p in call.parameters().items()}
+        if "inputs" in wrts:
+            call.make_site_leaf()
+
+        def see(name: str, output: Any) -> Any:
+            tensor = first_tensor(output)
+            assert tensor is not None
+            changed = None
+            if name in graph_layers:
+                # Where nothing upstream asks for a gradient the graph begins here.
+                raw[name] = tensor if tensor.requires_grad else tensor.detach().requires_grad_(name in wrts)
+                changed = replace_first(output, raw[name].clone())
+            if name in streamed:
+                kept = board.put(streamed[name], call.rows_of(name, tensor.detach()))
+                if kept and changed is None:
+                    changed = replace_first(output, tensor.clone())
+            return changed
+
+        with torch.enable_grad(), call.kernels(second_order=False):
+            result = call.run(see, frozenset(set(streamed) | graph_layers), leaves or call.detached())
+            site = call.site_leaf
+            for signal in plan.plain:
+                if signal.kind == "outputs":
+                    board.put(signal, result)
+                elif signal.kind == "inputs":
+                    board.put(signal, site if site is not None else call.clean_inputs())
+            values = _GraphValues(call, result, raw)
+            if "inputs" in wrts:
+                leaf["inputs"] = call.require_site()
+            remaining = len(plan.gradients)
+            for of, wanted in plan.gradients.items():
+                remaining -= 1
+                try:
+                    total = values.get(of).sum()
+                except Refusal as refusal:
+                    for signal in wanted:
+                        board.put(signal, Failure(refusal))
+                    continue
+                tensors: list[Tensor] = []
+                for signal in wanted:
+                    wrt = signal.arguments[1]
+                    tensors += list(leaves.values()) if wrt == "parameters" else [leaf.get(wrt, raw.get(wrt))]  # type: ignore[list-item]
+                found = torch.autograd.grad(total, tensors, retain_graph=remaining > 0, allow_unused=True)
+                filled = [torch.zeros_like(t) if g is None else g for g, t in zip(found, tensors, strict=True)]
+                for signal in wanted:
+                    wrt = signal.arguments[1]
+                    if wrt == "parameters":
+                        part, filled = filled[: len(leaves)], filled[len(leaves) :]
+                        board.put(signal, torch.cat([g.reshape(-1) for g in part]))
+                    else:
+                        value, filled = filled[0], filled[1:]
+                        board.put(signal, value if wrt == "inputs" else call.rows_of(wrt, value))
+
+    def _curvature(self, call: _Call, of: Signal, wanted: list[Signal], board: _Pending) -> None:
+        leaves = {n: p.detach().requires_grad_() for n, p in call.parameters().items()}
+        raw: dict[str, Tensor] = {}
+
+        def see(name: str, output: Any) -> Any:
+            tensor = first_tensor(output)
+            assert tensor is not None
+            raw[name] = tensor
+            return replace_first(output, tensor.clone())
+
+        with torch.enable_grad(), call.kernels(second_order=True):
+            result = call.run(see, frozenset(_layers(of)), leaves)
+            total = _GraphValues(call, result, raw).get(of).sum()
+            tensors = list(leaves.values())
+            found = torch.autograd.grad(total, tensors, create_graph=True, allow_unused=True)
+            used = [(g, t) for g, t in zip(found, tensors, strict=True) if g is not None and g.requires_grad]
+            last = wanted[-1]
+            for signal in wanted:
+                vectors: Tensor = signal.arguments[1].value
+                products = []
+                for i, vector in enumerate(vectors):
+                    pieces = dict(zip(map(id, tensors), call.subject.split_parameters(vector).values(), strict=True))
+                    final = signal is last and i == len(vectors) - 1
+                    second = torch.autograd.grad(
+                        [g for g, _ in used],
+                        tensors,
+                        grad_outputs=[pieces[id(t)].to(g.dtype) for g, t in used],
+                        retain_graph=not final,
+                        allow_unused=True,
+                    )
+                    products.append(
+                        torch.cat([
+                            (torch.zeros_like(t) if s is None else s).reshape(-1)
+                            for s, t in zip(second, tensors, strict=True)
+                        ])
+                    )
+                board.put(signal, torch.stack(products))
+
+    def _example_gradients(self, call: _Call, of: Signal) -> Tensor:
+        names = list(call.parameters())
+        parameters = {n: p.detach() for n, p in call.parameters().items()}
+        count = len(call.batch)
+        free = max(self.cache_bytes // (4 * max(call.subject.parameter_count, 1)), 1)
+        step = int(min(count, self.rows_limit, free))
+        batch = call.batch if call.x is None else call.batch.with_site(call.x)
+        leaves = batch.leaves()
+        on = [i for i, b in enumerate(batch.batched) if b and isinstance(leaves[i], Tensor)]
+
+        def one(values: dict[str, Tensor], row: tuple[Tensor, ...], target: Tensor | None) -> Tensor:
+            single = list(leaves)
+            for i, value in zip(on, row, strict=True):
+                single[i] = value.unsqueeze(0)
+            alone = batch.with_leaves(
+                single, targets=None if target is None else target.unsqueeze(0), rows=batch.rows[:1]
+            )
+            result = primary_output(
+                functional_call(call.subject.model, {**call.changed, **values}, alone.args, dict(alone.kwargs))
+            )
+            return _GraphValues(call.with_batch(alone), result, {}).get(of).sum()
+
+        out: list[Tensor] = []
+        with call.kernels(second_order=True):
+            for start in range(0, count, step):
+                piece = slice(start, start + step)
+                row = tuple(leaves[i][piece] for i in on)
+                target = None if batch.targets is None else batch.targets[piece]
+                dims = (None, 0, None if target is None else 0)
+                try:
+                    gradients = vmap(grad(one), in_dims=dims, randomness="different")(parameters, row, target)
+                    norms = [gradients[n].flatten(1).square().sum(1) for n in names]
+                except RuntimeError as error:
+                    if is_out_of_memory(error):
+                        raise
+                    # Operations without a batching rule (fused recurrent kernels): one example after another.
+                    norms = self._examples_one_by_one(one, parameters, row, target, names)
+                out.append(torch.stack(norms, dim=1))
+        return torch.cat(out)
+
+    def _examples_one_by_one(
+        self,
+        one: Callable[..., Tensor],
+        parameters: dict[str, Tensor],
+        row: tuple[Tensor, ...],
+        target: Tensor | None,
+        names: list[str],
+    ) -> list[Tensor]:
+        leaves = {n: p.clone().requires_grad_() for n, p in parameters.items()}
+        collected = []
+        for i in range(row[0].shape[0]):
+            with torch.enable_grad():
+                value = one(leaves, tuple(r[i] for r in row), None if target is None else target[i])
+                found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+            collected.append(torch.stack([(p.sum() * 0 if g is None else g.square().sum()).detach()
+                                          for g, p in zip(found, leaves.values(), strict=True)]))  # fmt: skip
+        table = torch.stack(collected)
+        return [table[:, j] for j in range(len(names))]
+
+    def _across(self, world: World, batch: Batch, base: Tensor, signal: Signal) -> Tensor:
+        inner, variation, weights = signal.arguments
+        n = len(batch)
+        ask = self._ask(world, batch)
+        step = max(self.rows_limit // n, 1)
+        total: Tensor | None = None
+        parts: list[Tensor] = []
+        for start in range(0, variation.count, step):
+            stop = min(start + step, variation.count)
+            copies = variation.copies(base, batch.rows, start, stop)
+            keep = torch.arange(n).repeat_interleave(stop - start)
+            value = ask(inner, copies.reshape(-1, *copies.shape[2:]), keep)
+            value = value.reshape(n, stop - start, *value.shape[1:])
+            if weights is None:
+                parts.append(value)
+            else:
+                factor = torch.tensor(weights[start:stop], dtype=value.dtype, device=value.device)
+                part = torch.einsum("nc...,c->n...", value, factor)
+                total = part if total is None else total + part
+        return torch.cat(parts, dim=1) if total is None else total
+
+    def _profile(self, call: _Call) -> Tensor:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        layers = {layer.name: i for i, layer in enumerate(call.subject.layers)}
+        table = torch.zeros(len(layers), 2, dtype=torch.float64)
+        began: dict[str, float] = {}
+        counter = FlopCounterMode(display=False)
+
+        def enter(name: str) -> None:
+            began[name] = time.perf_counter() if not counting else float(counter.get_total_flops())
+
+        def see(name: str, output: Any) -> None:
+            if name in layers and name in began:
+                now = float(counter.get_total_flops()) if counting else _now(call.subject.device)
+                seen[layers[name]] = now - began[name]
+
+        with torch.no_grad():
+            counting = True
+            seen = torch.zeros(len(layers), dtype=torch.float64)
+            with counter:
+                call.run(see, frozenset(layers), entered=enter)
+            table[:, 0] = seen / len(call.batch)
+            counting = False
+            times = []
+            for _ in range(4):
+                seen = torch.zeros(len(layers), dtype=torch.float64)
+                call.run(see, frozenset(layers), entered=enter)
+                times.append(seen)
+            table[:, 1] = torch.stack(times[1:]).median(0).values
+        return table
+
+    # -- other inputs, other parameters --------------------------------------------------------------
+
+    def _ask(self, world: World, batch: Batch) -> Callable[..., Tensor]:
+        target = world.clean
+
+        def ask(signal: Signal, site: Tensor, keep: Tensor | None = None) -> Tensor:
+            key = (signal, target)
+            if key not in self._programs:
+                moved = signal._moved(lambda _: target)
+                self._programs[key] = (Program([moved]), moved)
+            program, moved = self._programs[key]
+            part = batch if keep is None else batch.take(keep)
+            pieces = []
+            for start in range(0, len(part), self.rows_limit):
+                piece = slice(start, start + self.rows_limit)
+                got: dict[Signal, Any] = {}
+                whole = len(part) <= self.rows_limit
+                self._run(program, part if whole else part.take(piece), got.__setitem__, site if whole else site[piece])
+                value = got[moved]
+                if isinstance(value, Failure):
+                    raise value.error
+                pieces.append(value)
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+        return ask
+
+    def _clean_site(self, subject: Subject, batch: Batch, changed: Mapping[str, Tensor]) -> Tensor:
+        site = batch.site()
+        if site is not None:
+            return site
+        if subject.site_layer is None:
+            raise Refusal("inputs are integers and no embedding layer was found to perturb instead")
+        found: list[Tensor] = []
+
+        def see(name: str, output: Any) -> None:
+            found.append(subject.rows_of(name, first_tensor(output)))  # type: ignore[arg-type]
+            raise StopForward
+
+        with torch.no_grad():
+            try:
+                _Call(self, subject, batch, changed, None).run(see, frozenset({subject.site_layer}))
+            except StopForward:
+                pass
+        return found[0]
+
+    def _parameters(self, subject: Subject, world: World) -> Mapping[str, Tensor]:
+        if not world.parameters:
+            return {}
+        key = (id(subject), world.parameters)
+        cached = self._changed.get(key)
+        if cached is not None:
+            self._changed.move_to_end(key)
+            return cached
+        changed: dict[str, Tensor] = {}
+        for change in world.parameters:
+            with torch.no_grad():
+                changed.update(change.change(subject, {**subject.parameters, **subject.buffers, **changed}))
+        self._changed[key] = changed
+        while len(self._changed) > 1 and sum(_bytes(c) for c in self._changed.values()) > self.cache_bytes:
+            self._changed.popitem(last=False)
+        return changed
+
+    def forget(self) -> None:
+        """Drop what was kept for the last round."""
+        self._changed.clear()
+        self._programs.clear()
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class _Pending:
+    """A world's plan while it is being fulfilled: on failure, what is still owed fails."""
+
+    def __init__(self, plan: WorldPlan, board: _Board) -> None:
+        self.board = board
+        self.owed: dict[Signal, None] = dict.fromkeys(plan.plain)
+        for group in (*plan.gradients.values(), *plan.curvature.values(), plan.examples, plan.across):
+            self.owed.update(dict.fromkeys(group))
+        if plan.profile is not None:
+            self.owed[plan.profile] = None
+
+    def put(self, signal: Signal, value: Any) -> bool:
+        self.owed.pop(signal, None)
+        return self.board.put(signal, value)
+
+    def fail(self, error: BaseException) -> None:
+        for signal in list(self.owed):
+            self.put(signal, Failure(error))
+
+
+class _Call:
+    """One world's call of the model on one slice."""
+
+    def __init__(
+        self, evaluator: Evaluator, subject: Subject, batch: Batch, changed: Mapping[str, Tensor], x: Tensor | None
+    ) -> None:
+        self.evaluator, self.subject, self.changed, self.x = evaluator, subject, changed, x
+        self.batch = batch
+        self.site_leaf: Tensor | None = None
+        self._want_leaf = False
+
+    def with_batch(self, batch: Batch) -> _Call:
+        return _Call(self.evaluator, self.subject, batch, self.changed, None)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {n: self.changed.get(n, p) for n, p in self.subject.parameters.items()}
+
+    def detached(self) -> dict[str, Tensor]:
+        """All parameters without gradients, so that autograd saves nothing for them."""
+        return {n: p.detach() for n, p in self.parameters().items()}
+
+    def rows_of(self, name: str, tensor: Tensor) -> Tensor:
+        return self.subject.rows_of(name, tensor, self.batch.pick)
+
+    def make_site_leaf(self) -> None:
+        self._want_leaf = True
+        base = self.x if self.x is not None else self.batch.site()
+        if base is not None:
+            self.site_leaf = base.detach().clone().requires_grad_()
+
+    def require_site(self) -> Tensor:
+        if self.site_leaf is None:
+            raise Refusal("inputs are integers and no embedding layer was found to differentiate by")
+        return self.site_leaf
+
+    def clean_inputs(self) -> Any:
+        return self.x if self.x is not None else self.batch.site()
+
+    def run(
+        self,
+        see: Callable[[str, Any], Any],
+        names: frozenset[str],
+        leaves: Mapping[str, Tensor] | None = None,
+        entered: Callable[[str], None] | None = None,
+    ) -> Tensor:
+        """Call the model; ``see`` is shown the named calls and may replace their outputs."""
+        subject, batch = self.subject, self.batch
+        value = self.site_leaf if self.site_leaf is not None else self.x
+        embedded = subject.site_layer if batch.site() is None else None
+        if value is not None and embedded is None:
+            batch = batch.with_site(value)
+        visit = see
+        if embedded is not None and (value is not None or self._want_leaf):
+            names = names | {embedded}
+
+            def visit(name: str, output: Any) -> Any:
+                if name != embedded:
+                    return see(name, output)
+                tensor = value
+                if tensor is None:
+                    tensor = self.site_leaf = first_tensor(output).detach().clone().requires_grad_()  # type: ignore[union-attr]
+                replaced = replace_first(output, tensor)
+                shown = see(name, replaced)
+                return replaced if shown is None else shown
+
+        overrides = {**self.changed, **(leaves or {})}
+        if not subject.deterministic:
+            torch.manual_seed(self.evaluator.seed + int(batch.rows[0]) if len(batch) else self.evaluator.seed)
+        with ExitStack() as stack:
+            if names or entered is not None:
+                stack.enter_context(watching(subject.model, visit, names, entered=entered))
+            try:
+                if overrides:
+                    result = functional_call(subject.model, overrides, batch.args, dict(batch.kwargs))
+                else:
+                    result = subject.model(*batch.args, **batch.kwargs)
+            except StopForward:
+                raise
+            except Exception as error:
+                if is_out_of_memory(error) or self.changed or value is not None:
+                    raise
+                raise _located(subject, batch, error) from error
+        output = primary_output(result)
+        return output if self.batch.pick is None or self._graph_level(output) else output[self.batch.pick]
+
+    def _graph_level(self, output: Tensor) -> bool:
+        return self.batch.targets is not None and output.shape[0] == self.batch.targets.shape[0]
+
+    @contextmanager
+    def kernels(self, second_order: bool) -> Iterator[None]:
+        """Kernels that have the derivatives wanted: fused attention has no second ones, cuDNN recurrence none in eval."""
+        recurrent = any(layer.kind == "recurrent" for layer in self.subject.layers)
+        with ExitStack() as stack:
+            if second_order:
+                stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+            if recurrent:
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                if second_order:
+                    stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            yield
+
+
+def _located(subject: Subject, batch: Batch, error: Exception) -> Exception:
+    """Run the broken forward again only to see which layer breaks."""
+    stack: list[str] = []
+    try:
+        with torch.no_grad(), watching(subject.model, seen=[], entered=stack.append):
+            subject.model(*batch.args, **batch.kwargs)
+    except Exception as again:
+        return forward_error(again, batch, stack)
+    return error
+
+
+class _GraphValues:
+    """Values of signals with their graph attached, for differentiation."""
+
+    def __init__(self, call: _Call, result: Tensor, raw: Mapping[str, Tensor]) -> None:
+        self.call, self.result, self.raw = call, result, raw
+        self.known: dict[Signal, Any] = {}
+
+    def get(self, signal: Signal) -> Any:
+        if signal not in self.known:
+            self.known[signal] = self._find(signal)
+        return self.known[signal]
+
+    def _find(self, signal: Signal) -> Any:
+        call = self.call
+        match signal.kind:
+            case "derived":
+                values = [self.get(a) if isinstance(a, Signal) else a for a in signal.arguments]
+                assert signal.function is not None
+                return signal.function(*values, **dict(signal.constants))
+            case "outputs":
+                return self.result
+            case "inputs":
+                return call.site_leaf if call.site_leaf is not None else call.clean_inputs()
+            case "targets":
+                return call.batch.targets
+            case "rows":
+                return call.batch.rows
+            case "task":
+                return call.subject.task
+            case "feature_dimension":
+                return call.subject.layer(signal.arguments[0]).feature_dimension
+            case "activation":
+                return call.rows_of(signal.arguments[0], self.raw[signal.arguments[0]])
+        raise ValueError(f"cannot differentiate through {signal.text()}")
+
+
+def moved_constant(constant: Constant, device: torch.device) -> Constant:
+    """The same constant on a device."""
+    return constant if constant.value.device == device else Constant(constant.value.to(device), constant.rows)
+
+
+__all__ = ["Evaluator", "Failure", "Program", "WorldPlan", "is_out_of_memory", "source"]
