@@ -89,12 +89,13 @@ class Program:
     """
 
     def __init__(self, wanted: Iterable[Signal]) -> None:
-        self.wanted = frozenset(wanted)
+        order = tuple(dict.fromkeys(wanted))
+        self.wanted = frozenset(order)
         self.worlds: OrderedDict[World, WorldPlan] = OrderedDict()
         self.dependents: dict[Signal, list[Signal]] = {}
         self.slice_sources: set[Signal] = set()
         seen: set[Signal] = set()
-        for signal in sorted(self.wanted, key=lambda s: s.text()):
+        for signal in order:
             self._add(signal, seen)
         # The clean world first: its failure is the subject's failure.
         if HERE in self.worlds:

@@ -221,6 +221,10 @@ class Signal:
 
     def text(self) -> str:
         """Readable form, as the plan prints it."""
+        if NAMED.get(self.name) is not None and NAMED[self.name].function is self.function:
+            worlds = {s.world.text() for s in self.walk() if s.kind not in ("derived", "targets", "rows", "task")}
+            if len(worlds) <= 1:
+                return self.name + next(iter(worlds), "")
         parts = [a.text() if isinstance(a, Signal) else _brief(a) for a in self.arguments]
         parts += [f"{k}={_brief(v)}" for k, v in self.constants]
         name = self.name or self.kind
@@ -232,9 +236,7 @@ class Signal:
 
 
 def _brief(value: Any) -> str:
-    if isinstance(value, Constant):
-        return f"#{value.serial}"
-    text = value.name if hasattr(value, "name") and isinstance(value.name, str) else repr(value)
+    text = value.name if isinstance(value, Constant) else value if isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
