@@ -367,6 +367,7 @@ def convert(src: str | Path, dst: str | Path, *, trust: bool = False, overwrite:
     Raises:
         UsageError: MT100, MT103 or MT105 as in :func:`read_checkpoint`; MT106 the target cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     source, target = Path(src), Path(dst)
@@ -398,10 +399,10 @@ def convert(src: str | Path, dst: str | Path, *, trust: bool = False, overwrite:
     try:
         save_file(written, str(partial), metadata={"format": "pt"})
         os.replace(partial, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise UsageError(
-            "MT106", f"cannot write {target}: {error}", fix="choose a folder you may write to"
+            "MT106", f"cannot write {target}: {first_line(error)}", fix="choose a folder you may write to"
         ) from error
     return Conversion(
         source=str(source),

@@ -95,6 +95,13 @@ def import_target(target: str, *, what: str, search_path: str | Path | None = No
 
 
 def _import(name: str, target: str, what: str, folder: Path) -> Any:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UsageError(
+            "MT101",
+            f"'{target}' is neither a file nor pkg.module:attr",
+            where=str(folder),
+            fix=f"write {what} as pkg.module:attr",
+        )
     try:
         importlib.invalidate_caches()  # the file may be younger than the import system's view of its folder
         return importlib.import_module(name)
@@ -115,15 +122,6 @@ def _import(name: str, target: str, what: str, folder: Path) -> Any:
             where=_where(error),
             fix=f"install {error.name} beside microtome",
         ) from error
-    except (ValueError, TypeError) as error:
-        if not all(part.isidentifier() for part in name.split(".")):
-            raise UsageError(
-                "MT101",
-                f"'{target}' is neither a file nor pkg.module:attr",
-                where=str(folder),
-                fix=f"write {what} as pkg.module:attr",
-            ) from None
-        raise _failed_import(name, error) from error
     except Exception as error:
         raise _failed_import(name, error) from error
 
@@ -438,6 +436,14 @@ def _load_arrays(file: Path, batch_size: int) -> ArrayBatches:
     arrays: dict[str, torch.Tensor] = {}
     if file.suffix == ".safetensors":
         arrays = read_checkpoint(file)
+    elif not zipfile.is_zipfile(file):
+        # numpy would take it for a pickle, and blame that
+        raise UsageError(
+            "MT109",
+            f"{file.name} cannot be read: it is no numpy archive",
+            where=str(file),
+            fix="write it with numpy.savez(.., x=x, y=y)",
+        )
     else:
         try:
             with np.load(file, allow_pickle=False) as stored:

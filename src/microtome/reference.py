@@ -41,7 +41,7 @@ def reference_subject(seed: int = 0) -> tuple[DigitsCNN, Iterable[Any]]:
     except (OSError, SafetensorError, RuntimeError):
         model = _untrained(seed)  # a damaged file may have been read in part
         train(model, seed)
-        with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
+        with contextlib.suppress(OSError, SafetensorError):  # a cache that cannot be written only costs time
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_name(f".{file.name}.{os.getpid()}")
             save_file(model.state_dict(), str(partial))
