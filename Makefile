@@ -75,7 +75,7 @@ test-slow: $(VENV)/.done-test ## Run the slow tests
 check: $(VENV)/.done-dev ## Lint, check types and import floors
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) $(VENV)/bin/lint-imports --no-cache
+	$(PY) $(VENV)/bin/lint-imports --no-cache --no-logo
 
 .PHONY: docs
 docs: $(VENV)/.done-docs ## Build the documentation into docs/_build/html
