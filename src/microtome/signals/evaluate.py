@@ -221,6 +221,8 @@ class Evaluator:
 
     def __init__(self, subject: Subject, *, seed: int = 0, rows_limit: int = 256, cache_bytes: int = 1 << 28) -> None:
         self.subject, self.seed, self.rows_limit, self.cache_bytes = subject, seed, rows_limit, cache_bytes
+        self.trace: list[tuple[str, int, int]] | None = None
+        """When a list: (kind of work, rows, vectors) of every call of the model, for benchmarks."""
         self._programs: dict[tuple[Signal, World], tuple[Program, Signal]] = {}
         self._changed: OrderedDict[tuple[Any, ...], Mapping[str, Tensor]] = OrderedDict()
 
@@ -244,6 +246,11 @@ class Evaluator:
                 if is_out_of_memory(error) or world == HERE:
                     raise
                 pending.fail(error)
+
+    def note(self, kind: str, batch: Batch, vectors: int = 0) -> None:
+        """Write one piece of work into the trace."""
+        if self.trace is not None:
+            self.trace.append((kind, len(batch), vectors))
 
     # -- one world ---------------------------------------------------------------------------------
 
@@ -298,6 +305,7 @@ class Evaluator:
             inputs = None
         names = set(wanted) | ({subject.site_layer} if inputs is not None and subject.site_layer else set())
         outputs = next((s for s in plan.plain if s.kind == "outputs"), None)
+        self.note("forward", call.batch)
         with torch.no_grad():
             result = call.run(see, frozenset(names))
         if outputs is not None:
@@ -332,6 +340,8 @@ class Evaluator:
                     changed = replace_first(output, tensor.clone())
             return changed
 
+        kind = "parameters" if "parameters" in wrts else "inputs" if "inputs" in wrts else "layers"
+        self.note(kind, call.batch, len(plan.gradients))
         with torch.enable_grad(), call.kernels(second_order=False):
             result = call.run(see, frozenset(set(streamed) | graph_layers), leaves or call.detached())
             site = call.site_leaf
@@ -377,6 +387,7 @@ class Evaluator:
             raw[name] = tensor
             return replace_first(output, tensor.clone())
 
+        self.note("curvature", call.batch, sum(s.arguments[1].value.shape[0] for s in wanted))
         with torch.enable_grad(), call.kernels(second_order=True):
             result = call.run(see, frozenset(_layers(of)), leaves)
             total = _GraphValues(call, result, raw).get(of).sum()
@@ -428,6 +439,7 @@ class Evaluator:
             return _GraphValues(call.with_batch(alone), result, {}).get(of).sum()
 
         out: list[Tensor] = []
+        self.note("examples", call.batch)
         with call.kernels(second_order=True):
             for start in range(0, count, step):
                 piece = slice(start, start + step)
@@ -501,6 +513,8 @@ class Evaluator:
                 now = float(counter.get_total_flops()) if counting else _now(call.subject.device)
                 seen[layers[name]] = now - began[name]
 
+        for _ in range(5):
+            self.note("forward", call.batch)
         with torch.no_grad():
             counting = True
             seen = torch.zeros(len(layers), dtype=torch.float64)
