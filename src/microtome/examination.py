@@ -7,17 +7,18 @@ import platform
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from microtome.calibration import readings
 from microtome.errors import UsageError
 from microtome.finding import Examination, Finding
 from microtome.instrument import Instrument
 from microtome.passes import Plan, Run, make_plan
 from microtome.passes.memory import parse_bytes
 from microtome.progress import Watcher
-from microtome.registry import instrument, select
+from microtome.registry import instrument, instrument_names, select
 from microtome.subject import Subject
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def examine(
     watcher: Watcher | None = None,
     save_every: float = 20.0,
     command: str = "",
+    calibration: Literal["take", "known", "none"] = "known",
     **subject_options: Any,
 ) -> Examination:
     """Examine a network: every chosen instrument, in as few passes over the data as can be.
@@ -107,6 +109,8 @@ def examine(
         store: where findings go as soon as they are there; None keeps the result in memory only.
         watcher: is told what happens; see :mod:`microtome.progress`.
         save_every: seconds between two savings of running folds (with a store).
+        calibration: how well each instrument reads its specimens, for the report: "take" measures what is
+            not known yet for this version of the code (kept for the next time), "known" never waits.
         subject_options: see :class:`Subject` (task, bounds, inputs, target, outputs, device, ...).
 
     Returns:
@@ -129,7 +133,7 @@ def examine(
         versions=versions(),
         plan={"request": {"only": list(only), "skip": list(skip), "options": dict(options or {}), "memory": budget}},
     )
-    return _execute(exam, subject, chosen, budget, store, watcher, save_every)
+    return _execute(exam, subject, chosen, budget, store, watcher, save_every, calibration)
 
 
 def resume(
@@ -140,6 +144,7 @@ def resume(
     store: str | None = None,
     watcher: Watcher | None = None,
     save_every: float = 20.0,
+    calibration: Literal["take", "known", "none"] = "known",
     **subject_options: Any,
 ) -> Examination:
     """Go on with an examination that was stopped or killed; ends with the findings of an undisturbed run.
@@ -164,7 +169,7 @@ def resume(
     chosen = configure(request["only"], request["skip"], request["options"])
     exam.findings = {}
     exam.status = "running"
-    return _execute(exam, subject, chosen, request["memory"], store or "", watcher, save_every)
+    return _execute(exam, subject, chosen, request["memory"], store or "", watcher, save_every, calibration)
 
 
 def _execute(
@@ -175,6 +180,7 @@ def _execute(
     store: str | None,
     watcher: Watcher | None,
     save_every: float,
+    calibration: Literal["take", "known", "none"],
 ) -> Examination:
     from contextlib import ExitStack
 
@@ -205,6 +211,9 @@ def _execute(
             raise
         exam.seconds = time.perf_counter() - began
         exam.plan = {**exam.plan, "rounds": run.history}
+        if calibration != "none" and not run.stopped:
+            registered = [name for name in exam.findings if name in instrument_names()]
+            exam.calibration = readings(registered, watcher, take=calibration == "take")
         failed = any(f.status == "failed" for f in exam.findings.values())
         exam.status = "stopped" if run.stopped else "partial" if failed else "complete"
         if opened is not None:

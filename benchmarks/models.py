@@ -1,0 +1,75 @@
+"""The networks the benchmarks run on; both are untrained but deterministic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from microtome.nn.digits_cnn import DigitsCNN
+
+
+class _Block(nn.Module):
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outside)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outside)
+        self.short: nn.Module = nn.Identity()
+        if stride != 1 or inside != outside:
+            self.short = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + self.short(x))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 (11.2 million parameters) with the 3 x 3 stem and max-pool used for 64 x 64 inputs."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2))
+        widths, layers, inside = (64, 128, 256, 512), [], 64
+        for i, width in enumerate(widths):
+            layers += [_Block(inside, width, 1 if i == 0 else 2), _Block(width, width, 1)]
+            inside = width
+        self.blocks = nn.Sequential(*layers)
+        self.head = nn.Linear(512, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, 3, 64, 64] -> [n, classes]."""
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+class Generated:
+    """``count`` examples made batch by batch from a seed, so that memory holds one batch whatever the count."""
+
+    def __init__(self, shape: tuple[int, ...], count: int, batch: int = 64) -> None:
+        self.shape, self.count, self.batch = shape, count, batch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, self.count, self.batch):
+            generator = torch.Generator().manual_seed(start)
+            n = min(self.batch, self.count - start)
+            yield torch.rand(n, *self.shape, generator=generator), torch.randint(0, 10, (n,), generator=generator)
+
+
+def build(name: str, count: int) -> tuple[nn.Module, Generated]:
+    """("cnn" or "resnet", number of examples) -> model and data."""
+    makers: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+        "cnn": (DigitsCNN, (1, 8, 8)),
+        "resnet": (ResNet18, (3, 64, 64)),
+    }
+    make, shape = makers[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = make()
+        model.train()
+        with torch.no_grad():  # give batch-norm statistics that fit, as a trained network has
+            for _ in range(4):
+                model(torch.rand(64, *shape))
+    return model.eval(), Generated(shape, count)

@@ -1,0 +1,140 @@
+"""Engine overhead: a whole examination against the distinct work it consists of, done bare.
+
+The engine writes down every call of the model it makes: kind of work and rows. The same work is then timed
+bare: the plain PyTorch way of that kind (a forward without graph, a forward with the gradient of the loss by
+inputs or parameters, Hessian-vector products by double backward, per-example gradients by vmap), no hooks, no
+folds, at the fastest of several batch sizes. The ratio is examination / sum of bare work. Everything else the
+examination does counts as overhead: statistics, spectra, figures, changed parameters, small slices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from benchmarks.models import build
+from microtome.examination import configure
+from microtome.passes import Run
+from microtome.subject import Subject
+
+
+def bare(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[int], None]]:
+    """The plain way of each kind of work on these rows; the argument is the number of vectors."""
+    parameters = list(model.parameters())
+
+    def forward(_: int) -> None:
+        with torch.no_grad():
+            model(x)
+
+    def inputs(_: int) -> None:
+        leaf = x.clone().requires_grad_()
+        for p in parameters:
+            p.requires_grad_(False)
+        torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
+        for p in parameters:
+            p.requires_grad_(True)
+
+    def by_parameters(_: int) -> None:
+        torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), parameters)
+
+    def curvature(vectors: int) -> None:
+        first = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), parameters, create_graph=True)
+        for i in range(vectors):
+            torch.autograd.grad(first, parameters, [torch.ones_like(p) for p in parameters], retain_graph=i < vectors - 1)
+
+    def examples(_: int) -> None:
+        values = {n: p.detach() for n, p in model.named_parameters()}
+
+        def one(v: dict[str, Tensor], row: Tensor, target: Tensor) -> Tensor:
+            return F.cross_entropy(functional_call(model, v, (row[None],)), target[None])
+
+        for start in range(0, len(x), 8):
+            piece = slice(start, start + 8)
+            vmap(grad(one), in_dims=(None, 0, 0))(values, x[piece], y[piece])
+
+    # A gradient by a layer alone needs a forward and part of a backward: counted as a forward, to be strict.
+    return {
+        "forward": forward, "inputs": inputs, "parameters": by_parameters, "layers": forward,
+        "curvature": curvature, "examples": examples,
+    }  # fmt: skip
+
+
+def median_time(work: Callable[[], None], repeats: int) -> float:
+    """Median wall time after one warm-up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def floor(name: str, trace: list[tuple[str, int, int]], repeats: int) -> tuple[float, dict[str, float]]:
+    """Seconds the traced work takes bare, in all and by kind."""
+    model, _ = build(name, 1)
+    sizes = (64, 256, 512) if name == "cnn" else (32, 64)
+    shape = (1, 8, 8) if name == "cnn" else (3, 64, 64)
+    rows: Counter[tuple[str, int]] = Counter()
+    for kind, n, vectors in trace:
+        rows[kind, vectors if kind == "curvature" else 0] += n
+    seconds: dict[str, float] = {}
+    for (kind, vectors), total in rows.items():
+        per_row = []
+        for size in sizes:
+            x, y = torch.rand(size, *shape), torch.randint(0, 10, (size,))
+            work = bare(model, x, y)[kind]
+            per_row.append(median_time(lambda work=work, vectors=vectors: work(vectors), repeats) / size)  # type: ignore[misc]
+        seconds[kind] = seconds.get(kind, 0.0) + min(per_row) * total
+    return sum(seconds.values()), seconds
+
+
+def examination(name: str, count: int, repeats: int, only: tuple[str, ...]) -> tuple[float, list[tuple[str, int, int]], dict[str, float]]:
+    """Median seconds of the whole examination, its trace, and each instrument's own seconds."""
+    model, data = build(name, count)
+    times, trace, own = [], [], {}
+    for turn in range(repeats + 1):
+        began = time.perf_counter()
+        subject = Subject(model, data)
+        run = Run(subject, configure(only), budget=2 << 30)
+        run.evaluator.trace = trace = []
+        findings = run.execute()
+        if turn:
+            times.append(time.perf_counter() - began)
+        own = {f.instrument: f.seconds for f in findings.values()}
+        broken = {f.instrument: f.reason for f in findings.values() if f.status == "failed"}
+        if broken:
+            raise SystemExit(f"failed: {broken}")
+    return statistics.median(times), trace, own
+
+
+def main() -> None:
+    """Print one line a network."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*", default=["cnn", "resnet"])
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", action="append", default=[])
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for name in arguments.networks:
+        repeats = arguments.repeats if name == "cnn" else min(arguments.repeats, 3)
+        whole, trace, own = examination(name, arguments.rows, repeats, tuple(arguments.only))
+        total, kinds = floor(name, trace, repeats)
+        print(f"{name}: N={arguments.rows} threads={arguments.threads} examination {whole:.2f} s, bare work {total:.2f} s, ratio {whole / total:.2f}")
+        print("  bare seconds by kind: " + ", ".join(f"{k} {v:.2f}" for k, v in sorted(kinds.items(), key=lambda i: -i[1])))
+        slow = sorted(own.items(), key=lambda item: -item[1])[:8]
+        print("  own seconds of instruments: " + ", ".join(f"{k} {v:.2f}" for k, v in slow))
+
+
+if __name__ == "__main__":
+    main()
