@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from microtome.cli.output import align, say, show, show_json, split_list
 
-FIELDS = ("instrument", "specimen", "quantity", "reading", "truth", "error", "tolerance", "passed")
+HEADER = ("instrument", "specimen", "quantity", "reading", "truth", "error", "tolerance", "verdict")
 
 
 def calibrate(
@@ -20,6 +20,8 @@ def calibrate(
 
     Exit status 1 if a reading is further from the truth than its tolerance.
     """
+    import msgspec
+
     from microtome.calibration import calibrate as take
     from microtome.cli.progress import for_terminal
     from microtome.finding import format_number
@@ -28,23 +30,26 @@ def calibrate(
     wanted = split_list(only)
     names = select(wanted, ()) if wanted else ()
     with for_terminal() as watcher:
-        rows: list[Any] = take(names, watcher=watcher)
+        rows = take(names, watcher=watcher)
     bad = [row for row in rows if not row.passed]
     if json:
-        values = [{field: getattr(row, field) for field in FIELDS} for row in rows]
-        show_json({"readings": values, "passed": not bad})
+        show_json({"readings": [msgspec.structs.asdict(row) for row in rows], "passed": not bad})
     else:
+
+        def number(value: float | None) -> str:
+            return "-" if value is None else format_number(value)
+
         lines = [
             (
                 row.instrument,
                 row.specimen,
                 row.quantity,
-                *(format_number(getattr(row, field)) for field in ("reading", "truth", "error", "tolerance")),
-                "ok" if row.passed else "OUTSIDE",
+                *map(number, (row.reading, row.truth, row.error, row.tolerance)),
+                ("ok" if row.passed else "OUTSIDE") + (f"  {row.note}" if row.note else ""),
             )
             for row in rows
         ]
-        show(align(lines, header=(*FIELDS[:-1], "verdict")))
+        show(align(lines, header=HEADER))
     count = len({row.instrument for row in rows})
     say(f"{len(rows)} readings of {count} instruments, {len(bad)} outside tolerance")
     return 1 if bad else 0
