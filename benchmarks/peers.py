@@ -1,0 +1,306 @@
+"""The same questions, asked of peer libraries one after another and of microtome in one examination.
+
+Both sides run in this process, on the same network and rows, with the same numbers of steps. Peers are used as
+their documentation says, each with the data passes it makes. What no peer answers is left out on both sides.
+
+Time is the median of the repeats of the whole list; peak memory is the growth of the resident set, sampled every
+few milliseconds (peers: of the hungriest one).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import io
+import os
+import statistics
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.models import build
+from microtome.examination import configure
+from microtome.passes import Run
+from microtome.subject import Subject
+
+EXPLAINED = 16
+ATTACKED = 256
+STRENGTHS = (0.01, 0.03, 0.1, 0.3)
+ATTACK_STEPS = 10
+CURVED = 128
+LANCZOS_STEPS = 16
+PROBES = 2
+PATH_STEPS = 32
+NOISE_COPIES = 25
+
+OURS: dict[str, dict[str, Any]] = {
+    "reliability/accuracy": {},
+    "reliability/calibration": {},
+    "represent/linear_cka": {},
+    "represent/linear_probes": {},
+    "dynamics/hessian_spectrum": {"rows": CURVED, "probes": PROBES, "steps": LANCZOS_STEPS},
+    "explain/input_gradient": {"examples": tuple(range(EXPLAINED))},
+    "explain/integrated_gradients": {"examples": tuple(range(EXPLAINED)), "steps": PATH_STEPS},
+    "explain/smoothgrad": {"examples": tuple(range(EXPLAINED)), "copies": NOISE_COPIES},
+    "explain/xgrad_cam": {"examples": tuple(range(EXPLAINED))},
+    "security/adversarial_accuracy": {"rows": ATTACKED, "strengths": STRENGTHS, "steps": ATTACK_STEPS},
+    "compress/cost": {},
+}
+"""Our instruments for these questions, with the options that match what the peers are asked."""
+
+
+class Watch:
+    """Peak of the resident set while a block runs, in MiB above where it began."""
+
+    def __enter__(self) -> Watch:
+        gc.collect()
+        self._stop = threading.Event()
+        self._base = self.peak = _resident()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.005):
+            self.peak = max(self.peak, _resident())
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.growth = (max(self.peak, _resident()) - self._base) / 2**20
+
+
+def _resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], object]]:
+    """Each peer's answer to one of the questions, as a function without arguments."""
+    loader = DataLoader(TensorDataset(x, y), batch_size=64)
+    layers = [n for n, m in model.named_modules() if n and not list(m.children()) and not isinstance(m, nn.Identity)]
+    last_conv = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)][-1]
+
+    def metrics() -> object:
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import (
+            MulticlassAccuracy,
+            MulticlassCalibrationError,
+            MulticlassConfusionMatrix,
+        )
+
+        collection = MetricCollection([
+            MulticlassAccuracy(10, average="micro"),
+            MulticlassConfusionMatrix(10),
+            MulticlassCalibrationError(10),
+        ])
+        with torch.no_grad():
+            for a, b in loader:
+                collection.update(model(a).softmax(1), b)
+        return collection.compute()
+
+    def cka() -> object:
+        from torch_cka import CKA
+
+        compared = CKA(model, model, model1_layers=layers, model2_layers=layers, device="cpu")
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            compared.compare(loader)
+        for module in model.modules():  # it leaves its hooks behind
+            module._forward_hooks.clear()
+        return compared.export()
+
+    def probes() -> object:
+        from sklearn.linear_model import RidgeClassifier
+
+        scores = {}
+        for name in layers:
+            kept: list[Tensor] = []
+
+            def keep(_: nn.Module, __: object, output: Tensor, kept: list[Tensor] = kept) -> None:
+                kept.append(output.mean((2, 3)) if output.dim() == 4 else output)
+
+            handle = model.get_submodule(name).register_forward_hook(keep)
+            with torch.no_grad():
+                for a, _ in loader:
+                    model(a)
+            handle.remove()
+            calls = len(kept) // len(loader)
+            features = torch.cat(kept[calls - 1 :: calls]).numpy()
+            half = len(features) // 2
+            scores[name] = RidgeClassifier().fit(features[:half], y[:half]).score(features[half:], y[half:])
+        return scores
+
+    def pyhessian() -> object:
+        from pyhessian import hessian
+
+        made = hessian(model, nn.CrossEntropyLoss(), data=(x[:CURVED], y[:CURVED]), cuda=False)
+        top = made.eigenvalues(maxIter=LANCZOS_STEPS, tol=0.0, top_n=1)
+        return top, made.trace(maxIter=PROBES, tol=0.0)
+
+    def curvlinops_density() -> object:
+        import numpy as np
+        from curvlinops import HessianLinearOperator
+
+        operator = HessianLinearOperator(
+            model, nn.CrossEntropyLoss(), [p for p in model.parameters() if p.requires_grad], [(x[:CURVED], y[:CURVED])],
+            check_deterministic=False,
+        ).to_scipy()
+        size = operator.shape[1]
+        densities = []
+        for probe in range(PROBES):  # plain stochastic Lanczos over its matrix-vector product
+            vector = np.random.default_rng(probe).standard_normal(size).astype(np.float32)
+            vector /= np.linalg.norm(vector)
+            basis, diagonal, off = [vector], [], []
+            for _ in range(LANCZOS_STEPS):
+                product = operator @ basis[-1]
+                diagonal.append(float(product @ basis[-1]))
+                for earlier in basis:
+                    product = product - (product @ earlier) * earlier
+                off.append(float(np.linalg.norm(product)))
+                basis.append((product / off[-1]).astype(np.float32))
+            densities.append(np.linalg.eigh(np.diag(diagonal) + np.diag(off[:-1], 1) + np.diag(off[:-1], -1)))
+        return densities
+
+    chosen, classes = x[:EXPLAINED], y[:EXPLAINED]
+
+    def saliency() -> object:
+        from captum.attr import Saliency
+
+        return Saliency(model).attribute(chosen.clone().requires_grad_(), target=classes, abs=False)
+
+    def integrated() -> object:
+        from captum.attr import IntegratedGradients
+
+        return IntegratedGradients(model).attribute(
+            chosen, target=classes, n_steps=PATH_STEPS, return_convergence_delta=True
+        )
+
+    def smoothgrad() -> object:
+        from captum.attr import NoiseTunnel, Saliency
+
+        return NoiseTunnel(Saliency(model)).attribute(
+            chosen.clone().requires_grad_(), nt_samples=NOISE_COPIES, stdevs=0.15, target=classes, abs=False
+        )
+
+    def gradcam() -> object:
+        from captum.attr import LayerAttribution, LayerGradCam
+
+        return LayerAttribution.interpolate(
+            LayerGradCam(model, last_conv).attribute(chosen, target=classes), chosen.shape[2:]
+        )
+
+    def attacks() -> object:
+        import foolbox
+
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
+        fgsm = foolbox.attacks.LinfFastGradientAttack()(wrapped, x[:ATTACKED], y[:ATTACKED], epsilons=list(STRENGTHS))[2]
+        pgd = foolbox.attacks.LinfPGD(steps=ATTACK_STEPS)(wrapped, x[:ATTACKED], y[:ATTACKED], epsilons=list(STRENGTHS))[2]
+        return fgsm, pgd
+
+    def summary() -> object:
+        import torchinfo
+
+        return torchinfo.summary(model, input_data=x[:1], verbose=0)
+
+    return {
+        "torchmetrics accuracy, confusion, ECE": metrics,
+        "torch_cka all layers": cka,
+        "scikit-learn ridge probe a layer": probes,
+        "PyHessian top eigenvalue, trace": pyhessian,
+        "curvlinops spectral density": curvlinops_density,
+        "captum saliency": saliency,
+        "captum integrated gradients": integrated,
+        "captum SmoothGrad": smoothgrad,
+        "captum Grad-CAM": gradcam,
+        "foolbox FGSM and PGD": attacks,
+        "torchinfo summary": summary,
+    }
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float, str]:
+    """Seconds, peak MiB and the error, if any."""
+    error = ""
+    with Watch() as watch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        began = time.perf_counter()
+        try:
+            work()
+        except Exception as raised:
+            error = f"{type(raised).__name__}: {str(raised).splitlines()[0][:90] if str(raised) else ''}"
+        seconds = time.perf_counter() - began
+    return seconds, watch.growth, error
+
+
+def main() -> None:
+    """Print a table for each network."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*", default=["cnn", "resnet"])
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for name in arguments.networks:
+        repeats = arguments.repeats if name == "cnn" else 1
+        model, data = build(name, arguments.rows)
+        batches = list(data)
+        x, y = torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
+        with torch.no_grad():
+            y = model(x).argmax(1) if arguments.rows <= 512 else y  # labels it gets right, so attacks have work
+        loader = [(x[i : i + 64], y[i : i + 64]) for i in range(0, len(x), 64)]
+        questions = peer_questions(model, x, y)
+        if name == "resnet":
+            with torch.no_grad():
+                F.cross_entropy(model(x[:8]), y[:8])
+
+        def ours() -> object:
+            subject = Subject(model, loader, bounds=(0, 1))  # noqa: B023
+            chosen = configure(tuple(OURS), options=OURS)
+            findings = Run(subject, chosen, budget=2 << 30).execute()
+            broken = {k: f.reason for k, f in findings.items() if f.status != "measured"}
+            if broken:
+                raise SystemExit(f"not measured: {broken}")
+            return findings
+
+        peers: dict[str, list[tuple[float, float, str]]] = {q: [] for q in questions}
+        mine: list[tuple[float, float, str]] = []
+        for turn in range(repeats + 1):
+            results = {q: timed(work) for q, work in questions.items()}
+            for p in model.parameters():
+                p.grad = None
+            own = timed(ours)
+            if turn or repeats == 1:
+                for q, r in results.items():
+                    peers[q].append(r)
+                mine.append(own)
+            if repeats == 1:
+                break
+        total = sum(statistics.median(r[0] for r in rs) for rs in peers.values())
+        hungriest = max(max(r[1] for r in rs) for rs in peers.values())
+        seconds, memory = statistics.median(r[0] for r in mine), max(r[1] for r in mine)
+        print(f"{name}: N={arguments.rows} threads={arguments.threads} repeats={repeats}")
+        for question, rs in peers.items():
+            note = f"  ({rs[-1][2]})" if rs[-1][2] else ""
+            print(f"  {question:42s} {statistics.median(r[0] for r in rs):8.2f} s {max(r[1] for r in rs):8.0f} MiB{note}")
+        print(f"  {'peers one after another':42s} {total:8.2f} s {hungriest:8.0f} MiB (hungriest)")
+        print(f"  {'microtome, one examination':42s} {seconds:8.2f} s {memory:8.0f} MiB")
+        print(f"  ratio of time peers / microtome {total / seconds:.2f}, of memory microtome / hungriest {memory / max(hungriest, 1):.2f}")
+    packages = ("torch", "torchmetrics", "torch_cka", "scikit-learn", "PyHessian", "curvlinops-for-pytorch", "captum", "foolbox", "torchinfo")
+    found = []
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    print("versions: " + ", ".join(found))
+
+
+if __name__ == "__main__":
+    main()
