@@ -10,7 +10,7 @@ Folds are frozen dataclasses: equal folds are computed once, whoever asks.
 
 from __future__ import annotations
 
-from microtome.folds.base import All, Fold, Rows, Sample, Selection, row_uniform
+from microtome.folds.base import All, Fold, Rows, Sample, Selection
 from microtome.folds.stock import (
     Collect,
     Confusion,
@@ -24,6 +24,7 @@ from microtome.folds.stock import (
     Sum,
     TopK,
 )
+from microtome.signals.noise import row_uniform
 
 __all__ = [
     "All",

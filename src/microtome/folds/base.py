@@ -11,6 +11,7 @@ from torch import Tensor
 
 from microtome.errors import Refusal
 from microtome.signals.expression import Signal
+from microtome.signals.noise import row_uniform
 
 State = dict[str, Tensor]
 
@@ -66,22 +67,6 @@ class Rows(Selection):
         if wrong:
             raise Refusal(f"example {wrong[0]} does not exist: the data has {total} (0..{total - 1})")
         return torch.tensor(sorted(set(self.ids)), dtype=torch.long)
-
-
-def row_uniform(rows: Tensor, seed: int, draw: int = 0) -> Tensor:
-    """A uniform number in [0, 1) for each example id, from a counter-based hash (splitmix64).
-
-    Depends on nothing but (id, seed, draw): the same in every batch, on every device, in any order.
-
-    Args:
-        rows: [n] int64, or any shape of counters.
-    """
-    offset = (seed * 0x5851F42D4C957F2D + draw * 0x14057B7EF767814F + 0x1E3779B97F4A7C15) % (1 << 62)
-    value = rows.to(torch.int64) * -0x61C8864680B583EB + offset
-    for multiplier, shift in ((-0x40A7B892E31B1A47, 30), (-0x6B2FB644ECCEEE15, 27)):
-        value = (value ^ ((value >> shift) & ((1 << (64 - shift)) - 1))) * multiplier
-    value = value ^ ((value >> 31) & ((1 << 33) - 1))
-    return ((value >> 11) & ((1 << 53) - 1)).double() / (1 << 53)
 
 
 @dataclass(frozen=True, kw_only=True)

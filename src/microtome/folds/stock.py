@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from microtome.errors import Refusal
-from microtome.folds.base import Fold, State, row_uniform, wide
+from microtome.folds.base import Fold, State, wide
+from microtome.signals.noise import row_uniform
 
 
 class MomentsResult(NamedTuple):
