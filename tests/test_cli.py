@@ -633,7 +633,7 @@ shifted = [(a, b + 1) for a, b in data]
 class Slow:
     def __iter__(self):
         for batch in data:
-            time.sleep(0.3)
+            time.sleep(0.15)
             yield batch
 
 slow = Slow()
@@ -706,7 +706,7 @@ def test_a_stopped_run_is_resumed_to_the_same_findings(nets: Path, sent: signal.
                 if store.list():
                     break
         time.sleep(0.1)
-    time.sleep(1.0)  # into the pass, which takes about five seconds
+    time.sleep(0.6)  # into the pass, which takes about two seconds
     process.send_signal(sent)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err

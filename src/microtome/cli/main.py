@@ -71,7 +71,7 @@ def run(argv: Sequence[str]) -> int:
         say(f"microtome: {_usage_sentence(error, tokens)}")
         return 2
     except KeyboardInterrupt:
-        say("microtome: stopped before anything was measured")
+        say("microtome: stopped at once; what had been finished is stored (`microtome list`)")
         return 130
     except BrokenPipeError:
         # Whoever read our output has seen enough (`| head`). Python flushes stdout once more at exit.
