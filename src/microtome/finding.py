@@ -40,8 +40,12 @@ class Quantity(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in ("value", "low", "high"):
             number = getattr(self, name)
-            if number is not None and not math.isfinite(number):
+            if number is None:
+                continue
+            if not math.isfinite(number):
                 raise ValueError(f"a quantity must be finite, got {name}={number}")
+            # A whole number given as an int must not come back from the store as another value (1, then 1.0).
+            msgspec.structs.force_setattr(self, name, float(number))
 
     def text(self) -> str:
         """Render as ``0.031 [0.024, 0.039]`` with the unit when it has one."""
@@ -63,6 +67,10 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     alarm: float
     worse: Literal["above", "below"] = "above"
     source: str
+
+    def __post_init__(self) -> None:
+        for name in ("watch", "alarm"):
+            msgspec.structs.force_setattr(self, name, float(getattr(self, name)))
 
     def grade(self, value: float) -> Grade:
         """Grade one value of the quantity."""
@@ -209,7 +217,10 @@ class Examination(msgspec.Struct, kw_only=True):
             return self.findings[matches[0]]
         problem = "several findings are" if matches else "no finding is"
         raise UsageError(
-            "MT120", f"{problem} called '{name}'", where=f"examination {self.id}", fix=nearest(name, self.findings)
+            "MT120",
+            f"{problem} called '{name}'",
+            where=f"examination {self.id}",
+            fix=nearest(name, self.findings),
         )
 
     def __iter__(self) -> Iterator[Finding]:
