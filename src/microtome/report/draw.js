@@ -1,0 +1,66 @@
+// Draws each figure from the embedded examination when it comes into view, and all of them before printing.
+(() => {
+  "use strict";
+  const findings = JSON.parse(document.getElementById("examination").textContent).findings;
+  // Every ink is the page's own, so light, dark and print need no second drawing.
+  const ink = "currentColor";
+  const text = { labelColor: ink, titleColor: ink };
+  const config = {
+    background: "transparent",
+    font: "system-ui, sans-serif",
+    view: { stroke: null },
+    axis: {
+      ...text, domainColor: ink, tickColor: ink, gridColor: ink, gridOpacity: 0.12, domainOpacity: 0.5,
+      tickOpacity: 0.5, labelFontSize: 11, titleFontSize: 11, titleFontWeight: "normal", labelOpacity: 0.85,
+    },
+    axisX: { labelFlush: false, labelOverlap: true },
+    axisQuantitative: { tickCount: 8 },
+    legend: { ...text, labelFontSize: 11, titleFontSize: 11, titleFontWeight: "normal", orient: "bottom" },
+    header: text,
+    title: { color: ink },
+    text: { color: ink, fill: ink },
+    rule: { color: ink },
+    // Told apart by most colour-blind eyes, and with contrast on white and on black.
+    range: { category: ["#3b7dd8", "#d9730d", "#2a9d74", "#c24a8d", "#8a7a1f", "#7b61c9", "#d1495b", "#5f8a9e"] },
+    line: { strokeWidth: 2 },
+    bar: { color: "#3b7dd8" },
+    point: { color: "#3b7dd8" },
+    area: { color: "#3b7dd8" },
+  };
+  config.line.color = "#3b7dd8";
+  // No figure may fetch anything; only pictures written into the data are shown.
+  const loader = vega.loader();
+  loader.load = () => Promise.reject(new Error("a report loads nothing"));
+  const sanitize = loader.sanitize.bind(loader);
+  loader.sanitize = (uri, options) =>
+    uri.startsWith("data:image/") ? sanitize(uri, options) : Promise.reject(new Error("a report loads nothing"));
+
+  const draw = (element) => {
+    const spec = findings[element.dataset.finding].figures[element.dataset.figure].spec;
+    const options = { config, loader, renderer: "svg", actions: false, ast: true, mode: "vega-lite", logLevel: vega.Error };
+    return vegaEmbed(element, spec, options).catch((error) => {
+      const note = document.createElement("p");
+      note.className = "quiet";
+      note.textContent = "This figure could not be drawn (" + error.message + "); its numbers are below.";
+      element.replaceChildren(note);
+    });
+  };
+  const waiting = new Set(document.querySelectorAll(".draw"));
+  const take = (element) => {
+    if (waiting.delete(element)) draw(element);
+  };
+  const observer = new IntersectionObserver(
+    (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
+      observer.unobserve(entry.target);
+      take(entry.target);
+    }),
+    { rootMargin: "400px" },
+  );
+  // What is in view at once is drawn at once: a browser that never scrolls may never call the observer.
+  const inView = (element) => element.getBoundingClientRect().top < window.innerHeight + 400;
+  [...waiting].forEach((element) => (inView(element) ? take(element) : observer.observe(element)));
+  window.addEventListener("beforeprint", () => {
+    document.querySelectorAll("main details").forEach((details) => details.closest(".numbers") || (details.open = true));
+    [...waiting].forEach(take);
+  });
+})();
