@@ -191,7 +191,7 @@ def test_holm_is_the_textbooks(p_values: list[float]) -> None:
 
 def test_null_is_wrong_as_often_as_stated() -> None:
     rng = np.random.default_rng(7)
-    many = 1500
+    many = 800
     t_wrong = interval_wrong = mcnemar_wrong = 0
     for _ in range(many):
         base = rng.normal(size=40)

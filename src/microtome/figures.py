@@ -143,7 +143,15 @@ def bars(
     """
     values = _clean(title, data, (category, value), series, band)
     length = _axis(value, value_title, unit, values, log, extent=band)
-    length.setdefault("scale", {}).setdefault("zero", not log)
+    length["stack"] = None
+    base: dict[str, Any] = {}
+    if length["scale"].get("type") == "log":  # a bar needs a foot, and a logarithm has no zero to stand on
+        ends = [row[f] for row in values for f in (value, *(band or ())) if row[f] is not None]
+        foot = 10.0 ** math.floor(math.log10(min(ends)) - 1e-9)
+        length["scale"]["domainMin"] = foot
+        base = {"datum": foot}
+    else:
+        length["scale"]["zero"] = True
     place: dict[str, Any] = {
         "field": _escape(category),
         "type": "nominal",
@@ -156,7 +164,8 @@ def bars(
     if series:
         shared[offset] = {"field": _escape(series), "type": "nominal", "sort": None}
     tips = _tips([category, value, *(band or ()), *([series] if series else [])], values)
-    layers = [{"mark": {"type": "bar"}, "encoding": {along: length, **shared, **_colour(series), **tips}}]
+    bar = {along: length, **({f"{along}2": base} if base else {})}
+    layers = [{"mark": {"type": "bar"}, "encoding": {**bar, **shared, **_colour(series), **tips}}]
     if band:
         whisker = {along: length | {"field": _escape(band[0])}, f"{along}2": {"field": _escape(band[1])}}
         layers.append({"mark": {"type": "rule", "strokeWidth": 1.5}, "encoding": {**whisker, **shared}})
@@ -460,8 +469,7 @@ def _figure(
 ) -> Figure:
     said = " ".join(part for part in (caption, note) if part)
     description = f"{title}. {said}".strip()
-    fit = {"autosize": {"type": "fit-x", "contains": "padding"}} if body.get("width") == "container" else {}
-    spec = {"$schema": SCHEMA, "description": description, "data": {"values": values}, **fit, **body}
+    spec = {"$schema": SCHEMA, "description": description, "data": {"values": values}, **body}
     return Figure(title=title, spec=spec, caption=said)
 
 
