@@ -100,7 +100,11 @@ class Fold(ABC):
         """Merge, with None as the empty state."""
         if a is None:
             return b
-        return a if b is None else self.merge(a, b)
+        if b is None:
+            return a
+        if any(a[k].device != v.device and v.dim() for k, v in b.items()):
+            b = {k: v.to(a[k].device) for k, v in b.items()}  # a state read back from disk lives on the CPU
+        return self.merge(a, b)
 
     def read(self, state: State | None) -> Any:
         """The result.
