@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from microtome.compare import Comparison, Difference, compare, holm
+from microtome.comparison import Comparison, Difference, compare, holm
 from microtome.finding import Coverage, Examination, Finding, Quantity, refused
 
 

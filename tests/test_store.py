@@ -79,6 +79,15 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert (loaded.status, loaded.seconds) == ("complete", 2.5)
 
 
+def test_a_string_of_another_class_is_a_string(tmp_path: Path) -> None:
+    class Version(str):
+        __slots__ = ()
+
+    with open_store(tmp_path) as store:
+        store.save(examination(versions={"torch": Version("2.13.0+cpu")}))
+        assert store.load("e1").versions == {"torch": "2.13.0+cpu"}
+
+
 def test_findings_are_kept_as_they_come_and_in_order(tmp_path: Path) -> None:
     running = examination(findings={})
     with open_store(tmp_path) as store:

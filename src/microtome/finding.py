@@ -287,6 +287,8 @@ def _encode_special(value: Any) -> Any:
         return {"dtype": str(value.dtype), "shape": list(value.shape)}
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, str):  # a string of another class, such as torch.__version__
+        return str(value)
     raise TypeError(f"cannot write a {type(value).__name__} into a finding")
 
 

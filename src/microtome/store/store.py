@@ -349,6 +349,8 @@ def _plain(where: str, value: Any) -> dict[str, Any]:
     def hook(item: Any) -> Any:
         if isinstance(item, np.generic):
             return item.item()
+        if isinstance(item, str):  # of another class, such as torch.__version__
+            return str(item)
         if isinstance(item, np.ndarray):
             return _ARRAY  # found, named and refused below
         raise TypeError(f"a {type(item).__name__} cannot be stored")
