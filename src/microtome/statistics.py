@@ -10,21 +10,24 @@ import numpy as np
 
 def wilson(hits: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a share (Wilson 1927)."""
-    from scipy.stats import binomtest
+    from scipy.special import ndtri  # scipy.stats would take a second to import
 
-    interval = binomtest(hits, total).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    z = float(ndtri(0.5 + confidence / 2))
+    centre = hits + z * z / 2
+    half = z * math.sqrt(hits * (total - hits) / total + z * z / 4)
+    scale = total + z * z
+    return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
 
 
 def student(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean of independent values and Student's interval: (mean, low, high); a single value has no interval."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     array = np.asarray(values, dtype=np.float64)
     mean = float(array.mean())
     if array.size < 2:
         return mean, mean, mean
-    half = float(t.ppf(0.5 + confidence / 2, array.size - 1) * array.std(ddof=1) / math.sqrt(array.size))
+    half = float(stdtrit(array.size - 1, 0.5 + confidence / 2) * array.std(ddof=1) / math.sqrt(array.size))
     return mean, mean - half, mean + half
 
 
