@@ -195,8 +195,11 @@ def test_no_worry_is_said_explicitly() -> None:
         findings={"a/b": Finding(instrument="a/b", headline="x", quantities={"x": Quantity(value=1)})}
     )
     text = Page(report_html(calm)).text()
-    assert "Nothing does, among what was measured" in text
+    assert "no finding here has a stated threshold" in text
     assert "0 of 1 finding have a stated threshold" in text
+    graded = Finding(instrument="a/b", headline="x", quantities={"x": Quantity(value=1)}, grade="good")
+    text = Page(report_html(examination(findings={"a/b": graded}))).text()
+    assert "Nothing does, among what was measured" in text
 
 
 def test_an_instrument_that_reads_wrong_is_a_worry() -> None:

@@ -144,7 +144,7 @@ def _facts(exam: Examination) -> Iterator[tuple[str, Any]]:
         parts = value.items() if isinstance(value, Mapping) else [("", value)]
         for part, each in parts:
             yield f"{key} {part}".strip().replace("_", " "), f"{each:,}" if isinstance(each, int) else each
-    yield "examined", exam.created.replace("T", " ").replace("Z", " UTC")
+    yield "examined", exam.created.replace("T", " ").replace("Z", " UTC").replace("+00:00", " UTC")
     yield "seed", exam.seed
     yield "took", seconds_text(exam.seconds)
     covered = [f.coverage for f in exam if f.coverage]
