@@ -51,7 +51,11 @@ def examine(
     ] = None,
     resume: Annotated[
         str | None, Parameter(help="Continue a run that was stopped or killed: its id, or 'latest'.")
-    ] = (None),
+    ] = None,
+    calibrate: Annotated[
+        bool,
+        Parameter(help="Read the instruments on specimens first, where that is not known yet, for the report."),
+    ] = True,
     json: Json = False,
 ) -> int:
     """Examine a network: all its instruments, in as few passes over the data as they share.
@@ -64,9 +68,9 @@ def examine(
     with progress() as watcher:
         if resume is not None:
             _refuse_with_resume(target, subject, choice)
-            exam = _resumed(resume, store, conditions, watcher)
+            exam = _resumed(resume, store, conditions, watcher, calibrate)
         else:
-            exam = _examined(target, subject, choice, store, conditions, watcher)
+            exam = _examined(target, subject, choice, store, conditions, watcher, calibrate)
     return conclude(exam, conditions, fail_on=fail_on, report=report, json=json, store=store)
 
 
@@ -111,6 +115,7 @@ def _examined(
     store: str | None,
     conditions: Sequence[Node],
     watcher: Any,
+    calibrate: bool,
 ) -> Examination:
     request = Request.read(choice)
     _check_names(conditions, request.names)
@@ -125,6 +130,7 @@ def _examined(
         store=store or "",  # None would keep the run in memory only
         watcher=watcher,
         command=_command(),
+        calibration="take" if calibrate else "none",
         **keywords,
     )
 
@@ -145,7 +151,9 @@ def _refuse_with_resume(target: str | None, subject: SubjectOptions, choice: Cho
         )
 
 
-def _resumed(run_id: str, store: str | None, conditions: Sequence[Node], watcher: Any) -> Examination:
+def _resumed(
+    run_id: str, store: str | None, conditions: Sequence[Node], watcher: Any, calibrate: bool
+) -> Examination:
     from microtome.registry import select
     from microtome.store import open_store
 
@@ -167,7 +175,8 @@ def _resumed(run_id: str, store: str | None, conditions: Sequence[Node], watcher
     model, data, keywords = load_subject(target, options, int(source.get("seed", begun.seed)))
     from microtome.examination import resume
 
-    return resume(begun.id, model, data, store=store, watcher=watcher, **keywords)
+    taken: Literal["take", "none"] = "take" if calibrate else "none"
+    return resume(begun.id, model, data, store=store, watcher=watcher, calibration=taken, **keywords)
 
 
 def _check_names(conditions: Sequence[Node], names: Sequence[str]) -> None:
