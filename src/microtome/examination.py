@@ -150,20 +150,20 @@ def resume(
     """Go on with an examination that was stopped or killed; ends with the findings of an undisturbed run.
 
     Raises:
-        UsageError: MT137 when it is complete, or when model or data are not the ones it began with.
+        UsageError: MT139 when it is complete, or when model or data are not the ones it began with.
     """
     from microtome.store import open_store
 
     with open_store(store) as opened:
         exam = opened.load(run)
     if exam.status == "complete":
-        raise UsageError("MT137", f"run {exam.id} is complete; there is nothing to resume")
+        raise UsageError("MT139", f"run {exam.id} is complete; there is nothing to resume")
     subject = as_subject(model, data, subject_options)
     now = subject.describe()
     for key, what in (("model_hash", "the weights"), ("examples", "the number of examples"), ("task", "the task")):
         if now[key] != exam.subject[key]:
             raise UsageError(
-                "MT137", f"{what} differ from those run {exam.id} began with", where=f"{exam.subject[key]} then, {now[key]} now"
+                "MT139", f"{what} differ from those run {exam.id} began with", where=f"{exam.subject[key]} then, {now[key]} now"
             )
     request = exam.plan["request"]
     chosen = configure(request["only"], request["skip"], request["options"])

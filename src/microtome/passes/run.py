@@ -180,8 +180,7 @@ class Run:
         for one in live:
             broken = next((errors[f] for f in one.folds if f in errors), None)
             if broken is not None:
-                error = broken
-                again = self._step(one, lambda g, error=error: g.throw(error))  # type: ignore[misc]
+                again = self._step(one, lambda g, cause=broken: g.throw(cause))  # type: ignore[misc]
             else:
                 _, spec = pytree.tree_flatten(one.asked)
                 answer = pytree.tree_unflatten([results[f] for f in one.folds], spec)
@@ -388,8 +387,8 @@ class Run:
                 previous[number] = os_signal.signal(number, handle)
             yield
         finally:
-            for number, old in previous.items():
-                os_signal.signal(number, old)
+            for caught, old in previous.items():
+                os_signal.signal(caught, old)
 
 
 class _Work:
