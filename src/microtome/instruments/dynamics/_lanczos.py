@@ -1,0 +1,132 @@
+"""Lanczos for several start vectors side by side; whoever uses it supplies the products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What k tridiagonal matrices say of one operator."""
+
+    values: Tensor
+    """[r] Ritz values of all probes, float64."""
+    weights: Tensor
+    """[r] quadrature weights, 1 in sum."""
+    largest: Tensor
+    """[m] the i-th largest Ritz value, from the probe that has it largest (Ritz values lie below)."""
+    bounds: Tensor
+    """[m] |A y - theta y| of each: some eigenvalue is at most this far."""
+    least: float
+    least_bound: float
+
+    def density(self, points: int) -> tuple[Tensor, Tensor]:
+        """(grid [points], density [points]): every node a normal curve of 1 % of the range."""
+        low, high = float(self.values.min()), float(self.values.max())
+        width = 0.01 * (high - low) or 0.01 * abs(high) or 1e-6
+        grid = torch.linspace(low - 4 * width, high + 4 * width, points, dtype=torch.float64)
+        curves = torch.exp(-0.5 * ((grid[:, None] - self.values) / width).square())
+        return grid, curves @ self.weights / (width * (2 * torch.pi) ** 0.5)
+
+
+class Lanczos:
+    """The symmetric Lanczos process, probe by probe with the same number of products.
+
+    While ``k m p`` numbers fit into ``keep`` bytes every new vector is made orthogonal to all before it,
+    twice; otherwise only to the last two, and copies of converged values are merged at the end.
+
+    Args:
+        start: [k, p] vectors of length 1, in the dtype in which products are taken.
+        steps: m, at most p.
+        keep: bytes.
+        precision: relative rounding of the products, by default that of the start vectors.
+    """
+
+    def __init__(self, start: Tensor, steps: int, keep: int, precision: float | None = None) -> None:
+        k, p = start.shape
+        self.steps, self.precision = steps, precision or torch.finfo(start.dtype).eps
+        self.whole = k * p * steps * start.element_size() <= keep
+        self.vectors: Tensor | None = start
+        """[a, p] what to multiply next, one row a probe that still goes on; None when all are done."""
+        self._active = list(range(k))
+        self._basis = start.new_zeros(k, steps if self.whole else 2, p)
+        self._alpha: list[list[float]] = [[] for _ in start]
+        self._beta: list[list[float]] = [[] for _ in start]
+        self._size = 0.0
+
+    def advance(self, products: Tensor) -> None:
+        """Take the operator times :attr:`vectors` ([a, p]; float64 is best) and find the next ones."""
+        assert self.vectors is not None
+        following, going = [], []
+        for probe, vector, product in zip(self._active, self.vectors, products, strict=True):
+            alpha, beta, basis = self._alpha[probe], self._beta[probe], self._basis[probe]
+            rest = product.to(vector.device, copy=True)
+            self._size = max(self._size, float(rest.norm()))
+            alpha.append(float(torch.dot(vector.to(rest.dtype), rest)))
+            basis[(len(alpha) - 1) % len(basis)] = vector
+            known = basis[: len(alpha)]
+            for _ in range(2):
+                rest -= (known.T @ (known @ rest.to(known.dtype))).to(rest.dtype)
+            beta.append(float(rest.norm()))
+            # Below this the vector is rounding error: the start vector's invariant space is used up.
+            if len(alpha) < self.steps and beta[-1] > 100 * self.precision * self._size:
+                following.append((rest / beta[-1]).to(vector.dtype))
+                going.append(probe)
+        self._active = going
+        self.vectors = torch.stack(following) if following else None
+
+    def spectrum(self) -> Spectrum:
+        """Read the tridiagonal matrices."""
+        probes = [self._read(probe) for probe in range(len(self._alpha))]
+        scale = max(float(v.abs().max()) for v, _, _ in probes)
+        floor = 16 * self.precision * scale  # products are no better than this
+        largest, bounds = [], []
+        for i in range(max(len(v) for v, _, _ in probes)):
+            theta, bound = max((float(v[-1 - i]), -float(r[-1 - i])) for v, _, r in probes if len(v) > i)
+            largest.append(theta)
+            bounds.append(floor - bound)
+        least, slack = min((float(v[0]), float(r[0])) for v, _, r in probes)
+        return Spectrum(
+            values=torch.cat([v for v, _, _ in probes]),
+            weights=torch.cat([w for _, w, _ in probes]) / len(probes),
+            largest=torch.tensor(largest, dtype=torch.float64),
+            bounds=torch.tensor(bounds, dtype=torch.float64),
+            least=least,
+            least_bound=slack + floor,
+        )
+
+    def converged(self, tolerance: float) -> tuple[Tensor, Tensor]:
+        """(values [c], unit vectors [c, p]) of the first probe whose residual is small beside the value.
+
+        None of them when the basis was not kept.
+        """
+        values, vectors = torch.linalg.eigh(self._matrix(0))
+        good = self._beta[0][-1] * vectors[-1].abs() <= tolerance * values.abs()
+        if not self.whole or not bool(good.any()):
+            return values[:0], self._basis[0, :0]
+        basis = self._basis[0, : len(values)]
+        return values[good], vectors[:, good].T.to(basis.device, basis.dtype) @ basis
+
+    def _matrix(self, probe: int) -> Tensor:
+        off = torch.tensor(self._beta[probe][:-1], dtype=torch.float64)
+        middle = torch.tensor(self._alpha[probe], dtype=torch.float64)
+        return torch.diag(middle) + torch.diag(off, 1) + torch.diag(off, -1)
+
+    def _read(self, probe: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(Ritz values ascending, weights, residuals) of one probe."""
+        values, vectors = torch.linalg.eigh(self._matrix(probe))
+        weights, residuals = vectors[0].square(), self._beta[probe][-1] * vectors[-1].abs()
+        if self.whole:
+            return values, weights, residuals
+        kept: list[tuple[float, float, float]] = []
+        near = 1e-5 * float(values.abs().max())
+        for value, weight, residual in torch.stack([values, weights, residuals], dim=1).tolist():
+            if kept and value - kept[-1][0] <= near:
+                old = kept.pop()
+                weight, residual = weight + old[1], min(residual, old[2])
+            kept.append((value, weight, residual))
+        columns = torch.tensor(kept, dtype=torch.float64)
+        return columns[:, 0], columns[:, 1], columns[:, 2]
