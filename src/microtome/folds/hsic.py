@@ -47,40 +47,31 @@ class UnbiasedHSIC(Fold):
             "weight": torch.zeros(self.groups, dtype=torch.float64),
         }
         self._add(state, parts[0].blocks, [p.centred for p in parts])
-        if len(parts[0].ids):
-            state["ids"] = parts[0].ids
-            state |= {f"rest{i:04d}": p.rest for i, p in enumerate(parts)}
-        return state
+        state["ids"] = parts[0].ids
+        return state | {f"rest{i:04d}": p.rest for i, p in enumerate(parts)}
 
     def merge(self, a: State, b: State) -> State:
         """Add, and finish the blocks that have become whole."""
         state = {"hsic": a["hsic"] + b["hsic"], "weight": a["weight"] + b["weight"]}
-        if "ids" not in a or "ids" not in b:
-            return state | {k: v for k, v in {**a, **b}.items() if k not in state}
-        ids = torch.cat([a["ids"], b["ids"]])
         names = sorted(k for k in a if k.startswith("rest"))
+        if not len(a["ids"]) or not len(b["ids"]):
+            kept = a if len(a["ids"]) else b
+            return state | {k: kept[k] for k in ("ids", *names)}
         if any(a[k].shape[1] != b[k].shape[1] for k in names):
             raise Refusal("examples of different length cannot be compared within one block")
-        rest = [torch.cat([a[k], b[k].to(a[k].device)]) for k in names]
+        ids = torch.cat([a["ids"], b["ids"]])
+        rest = [torch.cat([a[k], b[k]]) for k in names]
         found, counts = torch.div(ids, self.block, rounding_mode="floor").unique(return_counts=True)
         ids, rest = self._finish(state, ids, rest, found[counts == self.block])
-        if len(ids):
-            state |= {"ids": ids, **dict(zip(names, rest, strict=True))}
-        return state
+        return state | {"ids": ids, **dict(zip(names, rest, strict=True))}
 
     def result(self, state: State) -> HSICResult:
         """Blocks at the ends of the data are finished with what they have."""
-        dropped = 0
-        state = dict(state)
-        if "ids" in state:
-            state |= {"hsic": state["hsic"].clone(), "weight": state["weight"].clone()}
-            rest = [state[k] for k in sorted(state) if k.startswith("rest")]
-            found, counts = torch.div(state["ids"], self.block, rounding_mode="floor").unique(
-                return_counts=True
-            )
-            ids, _ = self._finish(state, state["ids"], rest, found[counts >= 4])
-            dropped = len(ids)
-        return HSICResult(state["hsic"], state["weight"], dropped)
+        done = {"hsic": state["hsic"].clone(), "weight": state["weight"].clone()}
+        rest = [state[k] for k in sorted(state) if k.startswith("rest")]
+        found, counts = torch.div(state["ids"], self.block, rounding_mode="floor").unique(return_counts=True)
+        ids, _ = self._finish(done, state["ids"], rest, found[counts >= 4])
+        return HSICResult(done["hsic"], done["weight"], len(ids))
 
     def _finish(
         self, state: State, ids: Tensor, rest: list[Tensor], blocks: Tensor

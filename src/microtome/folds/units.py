@@ -64,6 +64,7 @@ class UnitStatistics(Fold):
         poor &= low != high
         if bool(poor.any()):
             chosen = wide(x[..., poor] if last else x[:, poor])
+            mean[poor] = chosen.mean((0, along))
             centred = chosen - (mean[poor] if last else mean[poor][:, None])
             m2[poor] = centred.square().sum((0, along))
         if self.threshold:

@@ -218,7 +218,8 @@ def features(layer: str) -> Signal:
 def _features(activation: Tensor, dimension: int) -> Tensor:
     if activation.dim() <= 2:
         return activation.reshape(activation.shape[0], -1)
-    others = tuple(d for d in range(1, activation.dim()) if d != dimension)
+    units = dimension % activation.dim()  # the dimension may be given from the end
+    others = tuple(d for d in range(1, activation.dim()) if d != units)
     return activation.mean(others)
 
 
@@ -254,7 +255,11 @@ def across(inner: Signal, variation: Variation, weights: tuple[float, ...] | Non
 
 
 def profile() -> Signal:
-    """[layers, 2]: floating-point operations an example and seconds a slice, in the order of ``subject.layers``."""
+    """[layers + 1, 2]: floating-point operations an example and seconds a slice.
+
+    Rows in the order of ``subject.layers``, the whole call last. Torch counts a multiplication and an
+    addition as two operations, and only those of matrix products and convolutions.
+    """
     return source("profile")
 
 

@@ -33,7 +33,7 @@ class Readout:
     """[k] float64."""
 
     def gap(self) -> Signal:
-        """[n] relative distance of ``features @ weight.T + bias`` from the logits; 0 if shapes told the truth."""
+        """[n] relative distance of ``features @ weight.T + bias`` from the logits; 0 when they fit."""
         return derive(_readout_gap, self.features, logits, Constant(self.weight), Constant(self.bias))
 
 

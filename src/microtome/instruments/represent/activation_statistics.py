@@ -70,7 +70,7 @@ class ActivationStatistics(Instrument):
         order = sorted(rows, key=lambda r: (-r.idle, -r.outlier))
         return Finding(
             headline=next(iter(quantities)),
-            summary=f"{counted if active else 'No activation function is seen'}; the largest outlier is "
+            summary=f"{counted if active else 'No ReLU-like activation is seen'}; the largest outlier is "
             f"{worst.outlier:.1f} deviations out, in {worst.layer}.",
             quantities=quantities,
             tables={
@@ -94,7 +94,7 @@ class ActivationStatistics(Instrument):
             },
             arrays={f"mean/{x.name}": results[x.name].mean.numpy() for x in layers}
             | {f"maximum/{x.name}": results[x.name].maximum.numpy() for x in layers},
-            caveats=(f"only {subject.examples} examples: units may merely seem idle",)
+            caveats=(f"few examples ({subject.examples}): units may merely seem idle",)
             if subject.examples < 30
             else (),
         )

@@ -18,9 +18,10 @@ from microtome.signals.noise import row_uniform
 from microtome.signals.readout import example_labels
 from microtome.signals.reinitialise import Reinitialised
 from microtome.statistics import wilson
-from microtome.subject import Subject
+from microtome.subject import Layer, Subject
 
-_SIGNED = ("relu", "leaky", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "threshold")
+_SIGNED = ("relu", "elu", "silu", "mish", "hardswish", "threshold")
+"""Parts of the names of activations whose values have the sign of what goes in (or are 0)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +52,7 @@ class NeuralCodes(Instrument):
     seed: int = 0
 
     def examine(self, subject: Subject) -> Asking:
-        layers = [
-            x for x in subject.layers if x.kind == "activation" and x.operation.lower().startswith(_SIGNED)
-        ]
+        layers = [x for x in subject.layers if x.kind == "activation" and _named(x, _SIGNED)]
         if not layers:
             raise Refusal("no ReLU-like activation is seen: there are no on/off patterns")
         labelled = subject.task.one_answer_per_example and subject.has_targets
@@ -104,11 +103,7 @@ class NeuralCodes(Instrument):
             if bare[1] is not None:
                 quantities["nearest-code accuracy, untrained"] = Quantity(value=bare[1])
                 words += f" ({bare[1]:.3f} untrained)"
-        smooth = [
-            x.name
-            for x in layers
-            if x.operation.lower().startswith(("gelu", "silu", "mish", "elu", "selu", "celu", "hardswish"))
-        ]
+        smooth = [x.name for x in layers if not _named(x, ("relu", "threshold"))]
         cut = [x.name for x in layers if x.elements > self.bits]
         caveats = (
             [
@@ -149,6 +144,10 @@ class NeuralCodes(Instrument):
             else {},
             caveats=tuple(caveats),
         )
+
+
+def _named(layer: Layer, parts: tuple[str, ...]) -> bool:
+    return any(part in layer.operation.lower() for part in parts)
 
 
 def _bits(activation: Tensor, bits: int, seed: int) -> Tensor:
