@@ -102,15 +102,27 @@ class _Scope:
         self.counts: Counter[str] = Counter()
 
     def number(self, name: str) -> str:
+        coming = self.coming(name)
         self.counts[name] += 1
-        count = self.counts[name]
+        return coming
+
+    def coming(self, name: str) -> str:
+        """What the next call of this name is called."""
+        count = self.counts[name] + 1
         return name if count == 1 else f"{name}#{count}"
 
 
 class _FunctionWatcher(TorchFunctionMode):
-    def __init__(self, scope: _Scope, native: set[str], visit: Visitor | None, seen: list[Call] | None) -> None:
+    def __init__(
+        self,
+        scope: _Scope,
+        native: set[str],
+        visit: Visitor | None,
+        seen: list[Call] | None,
+        entered: Callable[[str], None] | None,
+    ) -> None:
         super().__init__()
-        self.scope, self.native, self.visit, self.seen = scope, native, visit, seen
+        self.scope, self.native, self.visit, self.seen, self.entered = scope, native, visit, seen, entered
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -120,14 +132,17 @@ class _FunctionWatcher(TorchFunctionMode):
         if short is None or not scope.stack or scope.stack[-1] in self.native:
             return func(*args, **(kwargs or {}))
         given = _marks(args) if self.seen is not None else ()
+        path = scope.stack[-1]
+        plain = f"{path}.{short}" if path else short
+        if self.entered is not None:
+            self.entered(scope.coming(plain))
         scope.stack.append("\0inside")  # a functional call's own functional calls are not layers
         self.native.add("\0inside")
         try:
             output = func(*args, **(kwargs or {}))
         finally:
             scope.stack.pop()
-        path = scope.stack[-1]
-        name = scope.number(f"{path}.{short}" if path else short)
+        name = scope.number(plain)
         if self.seen is not None:
             self.seen.append(Call(name, short, None, output, _mark(output), given, True))
         if self.visit is not None:
@@ -159,7 +174,7 @@ def watching(
         visit: called with the name and output of every wanted call; may return a replacement.
         wanted: call names of interest (None: all).
         seen: when given, every call is appended here (for the probe).
-        entered: called with the name each module call is going to have, before it runs.
+        entered: called with the name each call is going to have, before it runs.
     """
     scope = _Scope()
     given: list[tuple[tuple[int, int], ...]] = []
@@ -173,8 +188,7 @@ def watching(
     def before(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
             if entered is not None:
-                count = scope.counts[path] + 1
-                entered(path if count == 1 else f"{path}#{count}")
+                entered(scope.coming(path))
             scope.stack.append(path)
             if seen is not None:
                 given.append(_marks(args))
@@ -203,8 +217,8 @@ def watching(
         for path, module in hooked.items():
             stack.callback(module.register_forward_pre_hook(before(path)).remove)
             stack.callback(module.register_forward_hook(after(path)).remove)
-        if functional:
-            stack.enter_context(_FunctionWatcher(scope, native, visit_functional, seen))
+        if functional or entered is not None:
+            stack.enter_context(_FunctionWatcher(scope, native, visit_functional, seen, entered))
         yield scope
 
 

@@ -29,6 +29,8 @@ from microtome.task import primary_output
 Deliver = Callable[[Signal, Any], None]
 
 _SLICE_SOURCES = ("targets", "rows")
+PROFILE_FORWARDS = 9
+"""One counted; four watched and four bare ones timed, the first of each for warming up."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class WorldPlan:
         for signal in self.across:
             inner = Program([signal.arguments[0]])
             total += signal.arguments[1].count * inner.cost()
-        return total + (3.0 if self.profile is not None else 0.0)
+        return total + (PROFILE_FORWARDS if self.profile is not None else 0.0)
 
 
 class Program:
@@ -501,34 +503,41 @@ class Evaluator:
         from torch.utils.flop_counter import FlopCounterMode
 
         layers = {layer.name: i for i, layer in enumerate(call.subject.layers)}
-        table = torch.zeros(len(layers), 2, dtype=torch.float64)
+        whole = len(layers)
         began: dict[str, float] = {}
+        seen = torch.zeros(whole + 1, dtype=torch.float64)
         counter = FlopCounterMode(display=False)
 
+        def clock() -> float:
+            return float(counter.get_total_flops()) if counting else _now(call.subject.device)
+
         def enter(name: str) -> None:
-            began[name] = time.perf_counter() if not counting else float(counter.get_total_flops())
+            began[name] = clock()
 
         def see(name: str, output: Any) -> None:
-            if name in layers and name in began:
-                now = float(counter.get_total_flops()) if counting else _now(call.subject.device)
-                seen[layers[name]] = now - began[name]
+            if name in began:
+                seen[layers[name]] = clock() - began[name]
 
-        for _ in range(5):
+        for _ in range(PROFILE_FORWARDS):
             self.note("forward", call.batch)
         with torch.no_grad():
             counting = True
-            seen = torch.zeros(len(layers), dtype=torch.float64)
-            with counter:
+            # Fused attention has no count on every device; taken apart it is matrix products.
+            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), counter:
                 call.run(see, frozenset(layers), entered=enter)
-            table[:, 0] = seen / len(call.batch)
+            seen[whole] = clock()
+            table = [seen / len(call.batch)]
             counting = False
             times = []
-            for _ in range(4):
-                seen = torch.zeros(len(layers), dtype=torch.float64)
+            for _ in range((PROFILE_FORWARDS - 1) // 2):
+                seen = torch.zeros(whole + 1, dtype=torch.float64)
                 call.run(see, frozenset(layers), entered=enter)
+                start = clock()
+                call.run(see, frozenset())  # unwatched: watching costs time of its own
+                seen[whole] = clock() - start
                 times.append(seen)
-            table[:, 1] = torch.stack(times[1:]).median(0).values
-        return table
+            table.append(torch.stack(times[1:]).median(0).values)
+        return torch.stack(table, dim=1)
 
     # -- other inputs, other parameters --------------------------------------------------------------
 
