@@ -57,13 +57,13 @@ class Lanczos:
         self._beta: list[list[float]] = [[] for _ in start]
         self._size = 0.0
 
-    def advance(self, products: Tensor) -> None:
-        """Take the operator times :attr:`vectors` ([a, p]; float64 is best) and find the next ones."""
+    def advance(self, products: Tensor, scale: float = 1.0) -> None:
+        """Take ``scale`` x operator x :attr:`vectors` ([a, p], float64) and find the next."""
         assert self.vectors is not None
         following, going = [], []
         for probe, vector, product in zip(self._active, self.vectors, products, strict=True):
             alpha, beta, basis = self._alpha[probe], self._beta[probe], self._basis[probe]
-            rest = product.to(vector.device, copy=True)
+            rest = product.to(vector.device) * scale
             self._size = max(self._size, float(rest.norm()))
             alpha.append(float(torch.dot(vector.to(rest.dtype), rest)))
             basis[(len(alpha) - 1) % len(basis)] = vector
@@ -72,7 +72,7 @@ class Lanczos:
                 rest -= (known.T @ (known @ rest.to(known.dtype))).to(rest.dtype)
             beta.append(float(rest.norm()))
             # Below this the vector is rounding error: the start vector's invariant space is used up.
-            if len(alpha) < self.steps and beta[-1] > 100 * self.precision * self._size:
+            if len(alpha) < self.steps and beta[-1] > self.precision**0.75 * self._size:
                 following.append((rest / beta[-1]).to(vector.dtype))
                 going.append(probe)
         self._active = going

@@ -72,12 +72,12 @@ class HessianSpectrum(Instrument):
         squares = product.square().sum(1)
         precision = max(torch.finfo(value.dtype).eps for value in subject.parameters.values())
         lanczos = Lanczos(signs[: self.probes] / math.sqrt(p), self.rounds(subject), KEEP, precision)
-        lanczos.advance(product[: self.probes] / math.sqrt(p))
+        lanczos.advance(product[: self.probes], 1 / math.sqrt(p))
         del product
         while lanczos.vectors is not None:
             signal = hessian_vector_products(loss, Constant(lanczos.vectors))
             products = yield Sum(signals=(signal,), over=over)
-            lanczos.advance(products / losses.count)
+            lanczos.advance(products, 1 / losses.count)
         values, vectors = lanczos.converged(1e-3)
         share = (vectors @ signs.T).double().square().cpu()  # [c, K]
         rest, left = forms.cpu() - values @ share, squares.cpu() - values.square() @ share
