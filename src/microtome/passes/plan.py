@@ -13,6 +13,7 @@ from microtome.folds.base import Fold
 from microtome.instrument import Instrument
 from microtome.passes.groups import Group, make_groups, selection_key
 from microtome.passes.memory import row_bytes
+from microtome.signals.expression import Signal, World
 from microtome.subject import Subject
 
 
@@ -98,10 +99,8 @@ class Plan:
                 f"round 1  {group.rows}  {group.slices} slices of {group.slice_rows} rows  "
                 f"~{group.memory / 2**20:.0f} MiB  {group.forwards():.0f} forwards a slice"
             )
-            for world in group.worlds:
-                signals = ", ".join(world.signals[:4]) + (f" and {len(world.signals) - 4} more" if len(world.signals) > 4 else "")
-                askers = ", ".join(a.split("/")[-1] for a in world.askers)
-                lines.append(f"  {world.forwards:6.1f}  {world.where or 'as it is'}: {signals}"[:width] + f"  <- {askers}")
+            for run in _alike(group.worlds):
+                lines.append(_world_line(run, width))
         for name, rounds in self.later.items():
             lines.append(f"rounds 2 to {rounds + 1}  {name}")
         lines += [f"refuses  {name}: {reason}" for name, reason in self.refusals.items()]
@@ -109,6 +108,30 @@ class Plan:
 
     def __str__(self) -> str:
         return self.text()
+
+
+def _alike(worlds: tuple[WorldLine, ...]) -> list[list[WorldLine]]:
+    """Neighbouring worlds that differ only in where they are (the points of a surface, the strengths of noise)."""
+    runs: list[list[WorldLine]] = []
+    for world in worlds:
+        last = runs[-1][-1] if runs else None
+        kind = world.where.split("(", 2)[:2]
+        if last and (last.signals, last.askers) == (world.signals, world.askers) and last.where.split("(", 2)[:2] == kind:
+            runs[-1].append(world)
+        else:
+            runs.append([world])
+    return runs
+
+
+def _world_line(run: list[WorldLine], width: int) -> str:
+    first = run[0]
+    signals = ", ".join(first.signals[:4]) + (f" and {len(first.signals) - 4} more" if len(first.signals) > 4 else "")
+    where = first.where or "as it is"
+    if len(run) > 1:
+        where = f"{len(run)} worlds from {first.where} to {run[-1].where}"
+    body = f"  {sum(w.forwards for w in run):6.1f}  {where}: {signals}"
+    body = body if len(body) <= width else body[: width - 3] + "..."
+    return f"{body}  <- {', '.join(a.split('/')[-1] for a in first.askers)}"
 
 
 def folds_of(asked: Any) -> list[Fold]:
@@ -163,19 +186,23 @@ def make_plan(subject: Subject, instruments: Mapping[str, Instrument], budget: i
 
 def describe_group(subject: Subject, group: Group, asked: Mapping[str, list[Fold]]) -> GroupPlan:
     """Lay one group out world by world."""
-    members = set(group.folds)
+    names: dict[Fold, list[str]] = {}
+    for name, folds in asked.items():
+        for fold in folds:
+            names.setdefault(fold, []).append(name)
+    sources: dict[World, tuple[dict[Signal, None], dict[str, None]]] = {}
+    for fold in group.folds:
+        for signal in fold.signals:
+            for found in signal.walk():
+                if found.kind not in ("derived", "targets", "rows"):
+                    there, who = sources.setdefault(found.world, ({}, {}))
+                    who.update(dict.fromkeys(names.get(fold, ())))
+                    if found.kind not in ("task", "feature_dimension"):
+                        there[found] = None
     lines = []
     for world, plan in group.program.worlds.items():
-        signals: dict[str, None] = {}
-        askers: dict[str, None] = {}
-        for name, folds in asked.items():
-            for fold in folds:
-                if fold not in members:
-                    continue
-                touching = [s for signal in fold.signals for s in signal.walk() if s.kind != "derived" and s.world == world]
-                if touching:
-                    askers[name] = None
-                    signals.update((s.text().replace(world.text(), ""), None) for s in touching if s.kind not in ("task", "feature_dimension", "targets", "rows"))
+        there, askers = sources.get(world, ({}, {}))
+        signals = dict.fromkeys(s.text().replace(world.text(), "") for s in there)
         cost = plan.cost() + sum(float(getattr(t, "cost", 0.0)) for t in world.inputs)
         if signals or cost:
             lines.append(WorldLine(world.text(), tuple(signals), tuple(askers), cost))

@@ -162,6 +162,8 @@ def score(outputs: Tensor, task: Task) -> Tensor:
 def _last_answer(outputs: Tensor, task: Task) -> Tensor:
     """[n, k] the answer of each example; of its last position when it has several."""
     n = outputs.shape[0]
+    if task.probabilities:
+        outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
     whole = task.class_dimension == -1 or not task.categorical
     flat = outputs if whole or outputs.dim() == 2 else outputs.movedim(1, -1)
     flat = flat if flat.dim() <= 2 else flat.reshape(n, -1, flat.shape[-1])[:, -1]

@@ -9,6 +9,7 @@ derived from it while the forward is still running, and dropped when nobody need
 from __future__ import annotations
 
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -403,13 +404,9 @@ class Evaluator:
                 for i, vector in enumerate(vectors):
                     pieces = dict(zip(map(id, tensors), call.subject.split_parameters(vector).values(), strict=True))
                     final = signal is last and i == len(vectors) - 1
-                    second = torch.autograd.grad(
-                        [g for g, _ in used],
-                        tensors,
-                        grad_outputs=[pieces[id(t)].to(g.dtype) for g, t in used],
-                        retain_graph=not final,
-                        allow_unused=True,
-                    )
+                    # As a scalar, for autograd.grad's own grad_outputs would import sympy to compare shapes.
+                    along = torch.stack([(g * pieces[id(t)].to(g.dtype)).sum() for g, t in used]).sum()
+                    second = torch.autograd.grad(along, tensors, retain_graph=not final, allow_unused=True)
                     products.append(
                         torch.cat([
                             (torch.zeros_like(t) if s is None else s).reshape(-1)
@@ -735,7 +732,16 @@ class _Call:
             if recurrent:
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
                 if second_order:
-                    stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                    stack.enter_context(_without_mkldnn())
+            yield
+
+
+@contextmanager
+def _without_mkldnn() -> Iterator[None]:
+    """mkldnn's fused recurrence has no second derivative."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*TF32.*")  # about flags that are passed on unchanged
+        with torch.backends.mkldnn.flags(enabled=False):
             yield
 
 
