@@ -59,8 +59,8 @@ def u_centred(x: Tensor) -> Tensor:
     """[b, n, d] -> [b, n, n] float64: the U-centred linear Gram matrix of each block, n >= 4.
 
     U-centring (Szekely & Rizzo 2014) gives HSIC of Song et al. 2012 as a plain inner product of two such
-    matrices over n (n - 3), and does not see a shift of all rows. So where a common mean drowns the rows in
-    float32 it is taken away first, in float64; rows that are equal up to rounding give exactly zero.
+    matrices over n (n - 3), and does not see a shift of all rows. So where a common mean would drown what
+    tells rows apart, the first row is taken away; rows equal up to rounding give exactly zero.
     """
     eps = torch.finfo(x.dtype).eps
     x = x.double() if x.shape[2] <= 2048 else x
@@ -69,11 +69,10 @@ def u_centred(x: Tensor) -> Tensor:
     centred = _centre(gram)
     poor = centred.abs().amax((1, 2)) < 1e-3 * scale
     if bool(poor.any()):
-        y = x[poor].double()
-        y = y - y.mean(1, keepdim=True)
+        y = x[poor] - x[poor, :1]  # any shift will do; the difference of near numbers is exact
         # What is left of equal rows is the rounding of the forward pass.
-        y[y.square().sum(2).amax(1) <= (8 * eps) ** 2 * scale[poor]] = 0.0
-        centred[poor] = _centre(y @ y.mT)
+        still = y.square().sum(2).amax(1) <= (8 * eps) ** 2 * scale[poor]
+        centred[poor] = torch.where(still[:, None, None], 0.0, _centre((y @ y.mT).double()))
     return centred
 
 

@@ -12,13 +12,8 @@ from microtome.instrument import Asking, HasLayers, Instrument
 from microtome.signals import activation
 from microtome.subject import Layer, Subject
 
-_BOUNDS = {
-    "sigmoid": (0.0, 1.0),
-    "softmax": (0.0, 1.0),
-    "tanh": (-1.0, 1.0),
-    "hardtanh": (-1.0, 1.0),
-    "softsign": (-1.0, 1.0),
-}
+_BOUNDS = dict.fromkeys(("sigmoid", "softmax"), (0.0, 1.0))
+_BOUNDS |= dict.fromkeys(("tanh", "hardtanh", "softsign"), (-1.0, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +63,7 @@ class ActivationStatistics(Instrument):
         )
         counted = f"{dead} of {sum(r.units for r in active)} activation units are dead on this data"
         order = sorted(rows, key=lambda r: (-r.idle, -r.outlier))
+        few = f"few examples ({subject.examples}): units may merely seem idle"
         return Finding(
             headline=next(iter(quantities)),
             summary=f"{counted if active else 'No ReLU-like activation is seen'}; the largest outlier is "
@@ -85,18 +81,13 @@ class ActivationStatistics(Instrument):
                 "shares": heatmap(
                     "Idle units and sparsity by layer",
                     [[r.sparsity, r.dead / r.units, r.constant / r.units, r.saturated_share] for r in rows],
-                    row_names=[r.layer for r in rows],
+                    row_names=[r.layer for r in rows], row_title="layer", value_title="share", limits=(0, 1),
                     column_names=["sparsity", "dead", "constant", "saturated"],
-                    row_title="layer",
-                    value_title="share",
-                    limits=(0, 1),
                 )
             },
             arrays={f"mean/{x.name}": results[x.name].mean.numpy() for x in layers}
             | {f"maximum/{x.name}": results[x.name].maximum.numpy() for x in layers},
-            caveats=(f"few examples ({subject.examples}): units may merely seem idle",)
-            if subject.examples < 30
-            else (),
+            caveats=(few,) if subject.examples < 30 else (),
         )
 
     def _fold(self, layer: Layer) -> UnitStatistics:

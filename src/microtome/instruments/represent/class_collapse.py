@@ -78,21 +78,12 @@ class ClassCollapse(Instrument):
         low, high = wilson(off, nc4.count)
         curve = {name: _cdnv(of) for name, of in got["layers"].items()}
         last = _cdnv(got["class"])
-        (equal, angle, simplex), cosines = _frame(balanced)
-        (w_equal, w_angle, w_simplex), _ = _frame(weight)
-        quantities = {
-            "NC1": Quantity(value=nc1),
-            "NC2 equal length": Quantity(value=equal),
-            "NC2 equal angle": Quantity(value=angle),
-            "NC2 simplex": Quantity(value=simplex),
-            "NC2 equal length, classifier": Quantity(value=w_equal),
-            "NC2 equal angle, classifier": Quantity(value=w_angle),
-            "NC2 simplex, classifier": Quantity(value=w_simplex),
-            "NC3": Quantity(value=duality),
-            "NC4": Quantity(
-                value=off / nc4.count, unit="share of examples", low=low, high=high, how="Wilson"
-            ),
-        }
+        plain, (cosines, shape), (_, dual) = {"NC1": nc1}, _frame(balanced), _frame(weight)
+        plain |= {f"NC2 {key}": value for key, value in shape.items()}
+        plain |= {f"NC2 {key}, classifier": value for key, value in dual.items()} | {"NC3": duality}
+        quantities = {name: Quantity(value=value) for name, value in plain.items()}
+        share_off, unit = off / nc4.count, "share of examples"
+        quantities["NC4"] = Quantity(value=share_off, unit=unit, low=low, high=high, how="Wilson")
         quantities |= {"CDNV": Quantity(value=last)} if last is not None else {}
         caveats = ["collapse is defined on training data: on other data all of these read higher"]
         few = int(count[present].min())
@@ -104,26 +95,16 @@ class ClassCollapse(Instrument):
         if classes <= 64:
             names = [str(c) for c in named.value.tolist()]
             figures["angles"] = heatmap(
-                "Cosines between class means",
-                cosines.numpy(),
-                row_names=names,
-                column_names=names,
-                limits=(-1, 1),
-                diverging=True,
-                value_title="cosine",
-            )
+                "Cosines between class means", cosines.numpy(), row_names=names, column_names=names,
+                limits=(-1, 1), diverging=True, value_title="cosine",
+            )  # fmt: skip
+        empty = "In order of the network; empty where two class means coincide"
         return Finding(
             headline="NC1",
             summary=f"Within-class spread at {found.layer} is {nc1:.2g} of the between-class spread (NC1); "
             f"{off} of {nc4.count} answers are not the nearest class mean.",
             quantities=quantities,
-            tables={
-                "layers": Table(
-                    columns=("layer", "CDNV"),
-                    rows=tuple(curve.items()),
-                    caption="In order of the network; empty where two class means coincide",
-                )
-            },
+            tables={"layers": Table(columns=("layer", "CDNV"), rows=tuple(curve.items()), caption=empty)},
             figures=figures,
             arrays={"class means": means.numpy()},
             caveats=tuple(caveats),
@@ -149,18 +130,17 @@ def _off_centre(features: Tensor, predictions: Tensor, centres: Constant, classe
     return (classes.value.to(features.device)[nearest] != predictions).double()
 
 
-def _frame(rows: Tensor) -> tuple[tuple[float, float, float], Tensor]:
-    """Of [k, d] rows: (spread of lengths, of cosines, distance of these from a simplex); [k, k] cosines."""
+def _frame(rows: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """[k, k] cosines between [k, d] rows, and how far the rows are from a simplex."""
     length = rows.norm(dim=1)
     unit = rows / length.clamp_min(1e-300)[:, None]
     cosines = unit @ unit.T
     pairs = cosines[~torch.eye(len(rows), dtype=torch.bool)]
-    spread = float(length.std(correction=0) / length.mean().clamp_min(1e-300))
-    return (
-        spread,
-        float(pairs.std(correction=0)),
-        float((pairs + 1 / (len(rows) - 1)).abs().mean()),
-    ), cosines
+    return cosines, {
+        "equal length": float(length.std(correction=0) / length.mean().clamp_min(1e-300)),
+        "equal angle": float(pairs.std(correction=0)),
+        "simplex": float((pairs + 1 / (len(rows) - 1)).abs().mean()),
+    }
 
 
 def _cdnv(of: GroupedResult) -> float | None:

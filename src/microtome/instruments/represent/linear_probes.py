@@ -11,9 +11,11 @@ from microtome.errors import Refusal
 from microtome.figures import line
 from microtome.finding import Finding, Quantity, Table
 from microtome.folds import Covariance, CrossCovariance, Moments
-from microtome.folds.stock import CovarianceResult, MomentsResult
+from microtome.folds.regression import ridge_map
+from microtome.folds.stock import MomentsResult
 from microtome.instrument import Asking, HasLayers, HasTargets, Instrument, OneAnswer
 from microtome.signals import Constant, derive, labels, rows, task
+from microtome.signals.halves import half
 from microtome.signals.noise import row_uniform
 from microtome.signals.readout import example_labels, narrowed, penultimate
 from microtome.signals.reinitialise import Reinitialised
@@ -58,20 +60,20 @@ class LinearProbes(Instrument):
         layers, last = subject.representations, penultimate(subject)
         changes = [(), (Reinitialised(self.seed),)] if self.untrained and subject.parameters else [()]
         told = derive(_answers, example_labels() if k else labels, rows, task, classes=k, seed=self.seed)
-        fit = derive(_half, told, rows, seed=self.seed, held=False)
+        fit = half(told, held=False, seed=self.seed)
         asked = {}
         for x in layers:
             for i, change in enumerate(changes):
-                read = derive(_half, narrowed(x, WIDTH), rows, seed=self.seed, held=False).at(*change)
+                read = half(narrowed(x, WIDTH), held=False, seed=self.seed).at(*change)
                 asked[x.name, i] = (Covariance(signals=(read,)), CrossCovariance(signals=(read, fit)))
         found = yield asked
-        held = derive(_half, told, rows, seed=self.seed, held=True)
+        held = half(told, held=True, seed=self.seed)
         again: dict[tuple[str, int], Moments] = {("", 0): Moments(signals=(held,))}
         for x in layers:
             for i, change in enumerate(changes):
                 covariance, (_, _, means, cross) = found[x.name, i]
-                map_ = Constant(_ridge(covariance, means, cross, self.ridge))
-                read = derive(_half, narrowed(x, WIDTH), rows, seed=self.seed, held=True).at(*change)
+                map_ = Constant(ridge_map(covariance, means, cross, self.ridge))
+                read = half(narrowed(x, WIDTH), held=True, seed=self.seed).at(*change)
                 again[x.name, i] = Moments(signals=(derive(_judged, read, held, map_, classes=k),))
         scores = yield again
         truth = scores["", 0]
@@ -82,66 +84,42 @@ class LinearProbes(Instrument):
             (mine, chance), bare = here[0], here[1][0] if len(here) > 1 else None
             low, high = wilson(round(mine * n), n) if k else (None, None)
             numbers[x.name] = (mine, low, high, bare, chance)
-            table.append(
-                (x.name, x.units, mine, low, high, bare, None if bare is None else mine - bare, chance)
-            )
+            gain = None if bare is None else mine - bare
+            table.append((x.name, x.units, mine, low, high, bare, gain, chance))
             for name, value in (("this network", mine), ("untrained", bare), ("random labels", chance)):
                 points += [{"layer": x.name, "score": value, "read from": name}] if value is not None else []
         mine, low, high, bare, chance = numbers[last]
         what, name = ("accuracy", "probe accuracy") if k else ("R2", "probe R2")
-        quantities = {
-            name: Quantity(value=mine, low=low, high=high, how="Wilson" if k else "", better="higher")
-        }
+        how = "Wilson" if k else ""
+        quantities = {name: Quantity(value=mine, low=low, high=high, how=how, better="higher")}
         quantities |= {f"{name}, untrained": Quantity(value=bare)} if bare is not None else {}
-        quantities |= {
-            f"{name}, random labels": Quantity(value=chance),
-            "selectivity": Quantity(value=mine - chance, better="higher"),
-        }
+        quantities[f"{name}, random labels"] = Quantity(value=chance)
+        quantities["selectivity"] = Quantity(value=mine - chance, better="higher")
         common = float(truth.mean[:k].max()) if k else None
         quantities |= {"majority share": Quantity(value=common)} if common is not None else {}
         best = max(table, key=lambda row: row[2])
         words = "" if bare is None else f", {bare:.3f} untrained"
-        tight = [x.name for x in layers if min(x.units, WIDTH) * 5 > fitted]
-        caveats = (
-            [
-                f"fewer than 5 fitting examples a unit in {len(tight)} of {len(layers)} layers: "
-                f"these probes read low"
-            ]
-            if tight
-            else []
-        )
+        tight = sum(min(x.units, WIDTH) * 5 > fitted for x in layers)
+        few = f"fewer than 5 fitting examples a unit in {tight} of {len(layers)} layers"
+        caveats = [f"{few}: these probes read low"] if tight else []
         wide = [x.name for x in layers if x.units > WIDTH]
         caveats += [f"read through a random projection to {WIDTH}: {', '.join(wide)}"] if wide else []
+        columns = ("layer", "units", what, "low", "high", "untrained", "gain", "random labels")
+        halves = f"Fitted on {fitted} examples, read on the other {n}; in order of the network"
         return Finding(
             headline=name,
             summary=f"A linear map reads the answer off {last} with {what} {mine:.3f}{words}; best "
             f"at {best[0]} ({best[2]:.3f}).",
             quantities=quantities,
-            tables={
-                "layers": Table(
-                    columns=("layer", "units", what, "low", "high", "untrained", "gain", "random labels"),
-                    rows=tuple(table),
-                    caption=f"Fitted on {fitted} examples, read on the other {n}; in order of the network",
-                )
-            },
+            tables={"layers": Table(columns=columns, rows=tuple(table), caption=halves)},
             figures={
                 "probes": line(
-                    "Linear probes by layer",
-                    points,
-                    x="layer",
-                    y="score",
-                    series="read from",
-                    y_title=what,
-                    rules=None if common is None else {"majority share": common},
+                    "Linear probes by layer", points, x="layer", y="score", series="read from",
+                    y_title=what, rules=None if common is None else {"majority share": common},
                 )
             },
             caveats=tuple(caveats),
         )
-
-
-def _half(value: Tensor, rows: Tensor, seed: int, held: bool) -> Tensor:
-    """The rows of one half, chosen by a hash of the example id."""
-    return value[((row_uniform(rows, seed, 21) < 0.5) != held).to(value.device)]
 
 
 def _answers(labels: Tensor, rows: Tensor, task: Task, classes: int, seed: int) -> Tensor:
@@ -152,19 +130,6 @@ def _answers(labels: Tensor, rows: Tensor, task: Task, classes: int, seed: int) 
     drawn = (row_uniform(rows, seed, 31) * classes).long().to(labels.device)
     both = torch.nn.functional.one_hot(torch.stack([labels, drawn], dim=1), classes)
     return both.flatten(1).double()
-
-
-def _ridge(x: CovarianceResult, means: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """[d + 1, 2t]: weights and, last, the intercept; units that do not vary get none."""
-    variance = x.covariance.diagonal()
-    floor = 1e-12 * (variance.max() + x.mean.square().max())
-    scale = torch.where(variance > floor, variance.clamp_min(1e-300).rsqrt(), torch.zeros_like(variance))
-    correlation = scale[:, None] * x.covariance * scale
-    correlation.diagonal().add_(ridge)
-    weights = scale[:, None] * torch.cholesky_solve(
-        scale[:, None] * cross, torch.linalg.cholesky(correlation)
-    )
-    return torch.cat([weights, (means - x.mean @ weights)[None]])
 
 
 def _judged(features: Tensor, told: Tensor, map_: Constant, classes: int) -> Tensor:

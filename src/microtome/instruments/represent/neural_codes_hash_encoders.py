@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,15 +13,12 @@ from microtome.figures import line
 from microtome.finding import Finding, Quantity, Table
 from microtome.folds import Reservoir
 from microtome.instrument import Asking, HasLayers, Instrument
-from microtome.signals import activation, derive, rows
-from microtome.signals.noise import row_uniform
+from microtome.signals import rows
+from microtome.signals.codes import nearest_votes, on_off, piecewise_linear, repeated_share, switches
 from microtome.signals.readout import example_labels
 from microtome.signals.reinitialise import Reinitialised
 from microtome.statistics import wilson
-from microtome.subject import Layer, Subject
-
-_SIGNED = ("relu", "elu", "silu", "mish", "hardswish", "threshold")
-"""Parts of the names of activations whose values have the sign of what goes in (or are 0)."""
+from microtome.subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,151 +49,79 @@ class NeuralCodes(Instrument):
     seed: int = 0
 
     def examine(self, subject: Subject) -> Asking:
-        layers = [x for x in subject.layers if x.kind == "activation" and _named(x, _SIGNED)]
+        layers = switches(subject)
         if not layers:
             raise Refusal("no ReLU-like activation is seen: there are no on/off patterns")
         labelled = subject.task.one_answer_per_example and subject.has_targets
-        asked = {}
-        for i in range(2 if self.untrained and subject.parameters else 1):
-            codes = [derive(_bits, activation(x.name), bits=self.bits, seed=self.seed) for x in layers]
-            codes = [c.at(Reinitialised(self.seed)) for c in codes] if i else codes
-            signals = (rows, *([example_labels()] if labelled else []), *codes)
-            asked["untrained" if i else "this network"] = Reservoir(
-                signals=signals, count=self.count, seed=self.seed
-            )
+        label = [example_labels()] if labelled else []
+        codes = [on_off(x.name, self.bits, self.seed) for x in layers]
+        asked = {"this network": Reservoir(signals=(rows, *label, *codes), count=self.count, seed=self.seed)}
+        if self.untrained and subject.parameters:
+            codes = [code.at(Reinitialised(self.seed)) for code in codes]
+            asked["untrained"] = Reservoir(signals=(rows, *label, *codes), count=self.count, seed=self.seed)
         found = yield asked
         n = len(found["this network"][0])
         if n < 2:
             raise Refusal("one example has nothing to be told apart from")
-        names = [x.name for x in layers]
-        read = {
-            who: _read(values[1:], labelled, min(self.neighbours, n - 1)) for who, values in found.items()
-        }
+        near = min(self.neighbours, n - 1)
+        read = {who: _read(values[1:], labelled, near) for who, values in found.items()}
+        mine, bare = read["this network"], read.get("untrained", [_Reading()] * (len(layers) + 1))
+        names = [*(x.name for x in layers), "whole network"]
+        bits = [*(min(x.elements, self.bits) for x in layers), None]
         table, points = [], []
-        for i, name in enumerate([*names, "whole network"]):
-            (shared, accuracy, purity), bare = (
-                read["this network"][i],
-                read.get("untrained", [(None, None, None)] * (i + 1))[i],
-            )
-            bits = found["this network"][1 + labelled + i].shape[1] if i < len(layers) else None
-            table.append((name, bits, shared, bare[0], accuracy, bare[1], purity, bare[2]))
-            for who, value in (("this network", accuracy), ("untrained", bare[1])):
-                points += [{"layer": name, "accuracy": value, "codes of": who}] if value is not None else []
-        shared, accuracy, purity = read["this network"][-1]
-        bare = read.get("untrained", [(None, None, None)])[-1]
-        low, high = wilson(round(shared * n), n)
-        quantities = {
-            "redundancy": Quantity(
-                value=shared, unit="share of examples", low=low, high=high, how="Wilson", better="lower"
-            )
-        }
-        if bare[0] is not None:
-            quantities["redundancy, untrained"] = Quantity(value=bare[0], unit="share of examples")
-        words = ""
-        if accuracy is not None and purity is not None:
-            low, high = wilson(round(accuracy * n), n)
-            quantities["nearest-code accuracy"] = Quantity(
-                value=accuracy, low=low, high=high, how="Wilson", better="higher"
-            )
-            quantities["purity"] = Quantity(value=purity, unit="share of neighbours", better="higher")
-            words = f"; the {self.neighbours} nearest codes name its class with accuracy {accuracy:.3f}"
-            if bare[1] is not None:
-                quantities["nearest-code accuracy, untrained"] = Quantity(value=bare[1])
-                words += f" ({bare[1]:.3f} untrained)"
-        smooth = [x.name for x in layers if not _named(x, ("relu", "threshold"))]
-        cut = [x.name for x in layers if x.elements > self.bits]
-        caveats = (
-            [
-                f"{len(cut)} of {len(layers)} layers are read at {self.bits} random places: "
-                f"redundancy is an upper bound"
-            ]
-            if cut
-            else []
-        )
-        caveats += ["smooth activations have no linear regions: codes are sign patterns"] if smooth else []
+        for name, size, one, other in zip(names, bits, mine, bare, strict=True):
+            table.append((name, size, *(cell for pair in zip(one, other, strict=True) for cell in pair)))
+            both = (("this network", one.accuracy), ("untrained", other.accuracy))
+            points += [{"layer": name, "accuracy": v, "codes of": who} for who, v in both if v is not None]
+        units = {"redundancy": "share of examples", "accuracy": "1", "purity": "share of neighbours"}
+        quantities = {}
+        for key, unit in units.items():
+            value, control = getattr(mine[-1], key), getattr(bare[-1], key)
+            if value is not None:
+                low, high = wilson(round(value * n), n) if key != "purity" else (None, None)
+                better: Literal["lower", "higher"] = "lower" if key == "redundancy" else "higher"
+                how = "Wilson" if low is not None else ""
+                name = key.replace("accuracy", "nearest-code accuracy")
+                quantities[name] = Quantity(
+                    value=value, unit=unit, low=low, high=high, how=how, better=better
+                )
+                if control is not None:
+                    quantities[f"{name}, untrained"] = Quantity(value=control, unit=unit)
+        repeated = 100 * quantities["redundancy"].value
+        words = f"{repeated:.1f} % of {n} examples share their activation pattern with an earlier one"
+        if mine[-1].accuracy is not None:
+            words += f"; the {near} nearest codes name the class with accuracy {mine[-1].accuracy:.3f}"
+            words += f" ({bare[-1].accuracy:.3f} untrained)" if bare[-1].accuracy is not None else ""
+        cut = sum(x.elements > self.bits for x in layers)
+        places = f"{cut} of {len(layers)} layers are read at {self.bits} random places"
+        caveats = [f"{places}: redundancy is an upper bound"] if cut else []
+        if not all(map(piecewise_linear, layers)):
+            caveats.append("smooth activations have no linear regions: codes are sign patterns")
+        columns = ("layer", "bits", *(f"{who}{key}" for key in units for who in ("", "untrained ")))
+        figures = {}
+        if points:
+            title = "Nearest-code accuracy by layer"
+            figures["categorisation"] = line(title, points, x="layer", y="accuracy", series="codes of")
         return Finding(
             headline="redundancy",
-            summary=f"{100 * shared:.1f} % of {n} examples share their activation pattern with an "
-            f"earlier one{words}.",
+            summary=f"{words}.",
             quantities=quantities,
-            tables={
-                "layers": Table(
-                    columns=(
-                        "layer",
-                        "bits",
-                        "redundancy",
-                        "untrained redundancy",
-                        "accuracy",
-                        "untrained accuracy",
-                        "purity",
-                        "untrained purity",
-                    ),
-                    rows=tuple(table),
-                    caption="In order of the network",
-                )
-            },
-            figures={
-                "categorisation": line(
-                    "Nearest-code accuracy by layer", points, x="layer", y="accuracy", series="codes of"
-                )
-            }
-            if points
-            else {},
+            tables={"layers": Table(columns=columns, rows=tuple(table), caption="In order of the network")},
+            figures=figures,
             caveats=tuple(caveats),
         )
 
 
-def _named(layer: Layer, parts: tuple[str, ...]) -> bool:
-    return any(part in layer.operation.lower() for part in parts)
+class _Reading(NamedTuple):
+    redundancy: float | None = None
+    accuracy: float | None = None
+    purity: float | None = None
 
 
-def _bits(activation: Tensor, bits: int, seed: int) -> Tensor:
-    """[n, b] 1 where a value is above 0."""
-    flat = activation.reshape(activation.shape[0], -1)
-    if flat.shape[1] > bits:
-        flat = flat[:, _places(flat.shape[1], bits, seed).to(flat.device)]
-    return (flat > 0).to(torch.uint8)
-
-
-@lru_cache(maxsize=64)
-def _places(size: int, bits: int, seed: int) -> Tensor:
-    return row_uniform(torch.arange(size), seed, 41).topk(bits, largest=False).indices.sort().values
-
-
-def _read(
-    values: tuple[Tensor, ...], labelled: bool, neighbours: int
-) -> list[tuple[float, float | None, float | None]]:
-    """(redundancy, accuracy, purity) of each layer and, last, of all together."""
-    labels = values[0] if labelled else None
-    whole: Tensor | None = None
-    read = []
-    for code in values[labelled:]:
-        sign = code.float() * 2 - 1
-        distance = (code.shape[1] - sign @ sign.T) / 2  # [n, n] exact: small integers
-        whole = distance if whole is None else whole + distance
-        read.append(_one(distance, labels, neighbours))
-    assert whole is not None
-    return [*read, _one(whole, labels, neighbours)]
-
-
-def _one(
-    distance: Tensor, labels: Tensor | None, neighbours: int
-) -> tuple[float, float | None, float | None]:
-    n = len(distance)
-    shared = float((distance == 0).tril(-1).any(1).double().mean())
-    if labels is None:
-        return shared, None, None
-    # Ties go to the smaller id, so that the order of rows in a batch cannot matter.
-    key = distance.double() * n + torch.arange(n)
-    key.fill_diagonal_(torch.inf)
-    near = labels[key.topk(neighbours, dim=1, largest=False).indices]  # [n, neighbours], nearest first
-    votes = torch.zeros(n, int(labels.max()) + 1, dtype=torch.float64)
-    weight = 1 - torch.arange(neighbours, dtype=torch.float64) / (
-        100 * neighbours**2
-    )  # ties of votes go to the nearer
-    votes.scatter_add_(1, near, weight.expand(n, -1))
-    return (
-        shared,
-        float((votes.argmax(1) == labels).double().mean()),
-        float((near == labels[:, None]).double().mean()),
-    )
+def _read(values: tuple[Tensor, ...], labelled: bool, neighbours: int) -> list[_Reading]:
+    """Of each layer's codes [n, b] and, last, of all together."""
+    signs = [code.float() * 2 - 1 for code in values[labelled:]]
+    distances = [(sign.shape[1] - sign @ sign.T) / 2 for sign in signs]  # [n, n], whole numbers: exact
+    distances.append(torch.stack(distances).sum(0))
+    votes = [nearest_votes(d, values[0], neighbours) if labelled else (None, None) for d in distances]
+    return [_Reading(repeated_share(d), *vote) for d, vote in zip(distances, votes, strict=True)]
