@@ -80,7 +80,9 @@ def capture(
             raise _explained(model, failure) from failure
         if failure is not None:
             reason = str(failure).strip().splitlines()[0][:200]
-            notes.append(f"captured for the example's sizes only; with a dynamic batch export fails: {reason}")
+            notes.append(
+                f"captured for the example's sizes only; with a dynamic batch export fails: {reason}"
+            )
     return _graph(model, program, kwargs, notes)
 
 
@@ -142,7 +144,11 @@ def _explained(model: nn.Module, failure: Exception) -> SubjectError:
     what = next((line.strip() for line in text.splitlines() if line.strip()), type(failure).__name__)
     where = _frame(text) or _frame("".join(traceback.format_tb(failure.__traceback__)))
     lowered = text.lower()
-    if "data-dependent" in lowered or "could not guard" in lowered or "unbackedsymint" in lowered.replace("_", ""):
+    if (
+        "data-dependent" in lowered
+        or "could not guard" in lowered
+        or "unbackedsymint" in lowered.replace("_", "")
+    ):
         fix = "make branches and shapes depend on sizes instead of values (torch.where, or torch.cond)"
     elif "pytree" in lowered:
         fix = "return tensors, tuples or dicts (transformers: use_cache=False, return_dict=False)"
@@ -169,7 +175,10 @@ def _graph(
 ) -> Graph:
     """Copy the exported program into plain nodes, keeping only what leads to an output."""
     signature = program.graph_signature
-    live = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    live = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
     state: dict[str, Tensor] = {}
     placeholders: dict[str, tuple[Kind, Any]] = {}
     for spec in signature.input_specs:
@@ -231,7 +240,9 @@ class _Builder:
         self.singles: set[Node] = set()
         self.calls: dict[tuple[str, str], int] = {}
 
-    def build(self, graph: torch.fx.Graph, bound: Mapping[Any, Any] | None = None, prefix: str = "") -> Sequence[Any]:
+    def build(
+        self, graph: torch.fx.Graph, bound: Mapping[Any, Any] | None = None, prefix: str = ""
+    ) -> Sequence[Any]:
         """Append this graph's nodes; ``bound`` gives the placeholders of an inner graph their values."""
         known: dict[torch.fx.Node, Any] = dict(bound or {})
 
@@ -253,7 +264,9 @@ class _Builder:
             name = getattr(source.target, "_name", getattr(source.target, "__name__", ""))
             if name in _WRAPPERS:
                 arguments = [look(argument) for argument in source.args]
-                at = next(i for i, argument in enumerate(arguments) if isinstance(argument, torch.fx.GraphModule))
+                at = next(
+                    i for i, argument in enumerate(arguments) if isinstance(argument, torch.fx.GraphModule)
+                )
                 inner = arguments[at]
                 holes = [n for n in inner.graph.nodes if n.op == "placeholder"]
                 values = dict(zip(holes, arguments[at + 1 :], strict=True))
@@ -269,7 +282,9 @@ class _Builder:
             ):
                 target, rearrange = _SINGLE[source.target]
                 user = next(iter(source.users), source)
-                known[source] = self._add(source, "operation", target, tuple(rearrange(*args)), {}, prefix, user)
+                known[source] = self._add(
+                    source, "operation", target, tuple(rearrange(*args)), {}, prefix, user
+                )
                 self.singles.add(known[source])
                 continue
             known[source] = self._add(source, "operation", source.target, args, kwargs, prefix)

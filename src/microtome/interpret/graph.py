@@ -158,7 +158,9 @@ class Graph:
             )
         return dict(zip(self.inputs, leaves, strict=True))
 
-    def reached(self, start: Iterable[Node], through: Callable[[Node], bool] = lambda node: True) -> set[Node]:
+    def reached(
+        self, start: Iterable[Node], through: Callable[[Node], bool] = lambda node: True
+    ) -> set[Node]:
         """The nodes whose value depends on ``start`` (which is included), along nodes that ``through`` lets pass."""
         found = set(start)
         for node in self.nodes:

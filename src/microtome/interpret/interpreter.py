@@ -152,7 +152,7 @@ class At:
             again_args, again_kwargs = pytree.tree_unflatten(leaves, tree)
             return self.node.target(*again_args, **again_kwargs)
 
-        _, pull = torch.func.vjp(forward, *points)
+        pull = torch.func.vjp(forward, *points)[1]
         for _ in range(batched):
             pull = torch.func.vmap(pull)
         shares = pull(cotangent)
@@ -184,7 +184,9 @@ class Run:
     @property
     def result(self) -> Any:
         """All outputs in the structure the model returns."""
-        return self.graph.unflatten([self.values[o] if isinstance(o, Node) else o for o in self.graph.outputs])
+        return self.graph.unflatten(
+            [self.values[o] if isinstance(o, Node) else o for o in self.graph.outputs]
+        )
 
 
 def forward(
@@ -205,7 +207,9 @@ def forward(
     concrete and their embedding becomes an interval). Values are dropped after their last use, unless ``keep``.
     ``targets`` (default: the outputs) end the walk; ``parameters`` replace the model's own.
     """
-    ends = list(targets) if targets is not None else [node for node in graph.outputs if isinstance(node, Node)]
+    ends = (
+        list(targets) if targets is not None else [node for node in graph.outputs if isinstance(node, Node)]
+    )
     replace = replace or {}
     wanted = graph.needed(ends)
     kept = set(graph.nodes) if keep == "all" else {*keep, *ends}
@@ -242,7 +246,9 @@ def forward(
 
 def _given(inputs: Mapping[Node, Any], node: Node) -> Any:
     if node not in inputs:
-        raise MicrotomeError("MT305", f"the input {node.name!r} has no value", fix="give one for every graph.inputs")
+        raise MicrotomeError(
+            "MT305", f"the input {node.name!r} has no value", fix="give one for every graph.inputs"
+        )
     return inputs[node]
 
 
@@ -332,7 +338,13 @@ def backward(
 
 
 def _spread(
-    run: Run, domain: Domain, node: Node, cotangent: Any, tracked: set[Node], arrived: dict[Node, Any], state: Any
+    run: Run,
+    domain: Domain,
+    node: Node,
+    cotangent: Any,
+    tracked: set[Node],
+    arrived: dict[Node, Any],
+    state: Any,
 ) -> None:
     operands = node.operands
     positions = frozenset(i for i, operand in enumerate(operands) if operand in tracked)
@@ -426,7 +438,10 @@ def coverage(
     inside = [
         node
         for node in graph.operations
-        if node in ends and node not in first and node.target is not operator.getitem and node.target not in _SHAPES
+        if node in ends
+        and node not in first
+        and node.target is not operator.getitem
+        and node.target not in _SHAPES
     ]
     reached = _dependent(graph, first)
     inside = [node for node in inside if node in reached]

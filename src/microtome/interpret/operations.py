@@ -35,11 +35,59 @@ KEPT = overloads(
 # The result is a rearrangement, selection or repetition of operand entries: a forward domain applies the operation
 # to each of its parts, a backward domain takes the transpose (``At.transpose``).
 STRUCTURAL = overloads(
-    *("view", "_unsafe_view", "reshape", "permute", "transpose.int", "t", "unsqueeze", "squeeze", "squeeze.dim"),
-    *("squeeze.dims", "expand", "clone", "alias", "detach", "contiguous", "lift_fresh_copy", "_to_copy", "select.int"),
-    *("slice.Tensor", "split.Tensor", "split_with_sizes", "unbind.int", "chunk", "cat", "stack", "flip", "roll"),
-    *("repeat", "index.Tensor", "index_select", "gather", "as_strided", "embedding", "diagonal", "unfold", "tril"),
-    *("triu", "reflection_pad1d", "reflection_pad2d", "replication_pad2d", "pixel_shuffle", "im2col", "dropout"),
+    *(
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "permute",
+        "transpose.int",
+        "t",
+        "unsqueeze",
+        "squeeze",
+        "squeeze.dim",
+    ),
+    *(
+        "squeeze.dims",
+        "expand",
+        "clone",
+        "alias",
+        "detach",
+        "contiguous",
+        "lift_fresh_copy",
+        "_to_copy",
+        "select.int",
+    ),
+    *(
+        "slice.Tensor",
+        "split.Tensor",
+        "split_with_sizes",
+        "unbind.int",
+        "chunk",
+        "cat",
+        "stack",
+        "flip",
+        "roll",
+    ),
+    *(
+        "repeat",
+        "index.Tensor",
+        "index_select",
+        "gather",
+        "as_strided",
+        "embedding",
+        "diagonal",
+        "unfold",
+        "tril",
+    ),
+    *(
+        "triu",
+        "reflection_pad1d",
+        "reflection_pad2d",
+        "replication_pad2d",
+        "pixel_shuffle",
+        "im2col",
+        "dropout",
+    ),
     *("slice_scatter", "select_scatter", "narrow", "view_as", "expand_as", "movedim.int", "_reshape_alias"),
     *("upsample_nearest2d.vec", "upsample_nearest2d", "copy", "masked_select"),
 )
@@ -54,13 +102,34 @@ AVERAGES = overloads(
 # Not decreasing in every operand entry and computed exactly (they choose an entry): bounds go through end by end.
 SELECTIONS = overloads(
     *("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "amax", "amin", "maximum", "minimum"),
-    *("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "relu_", "floor", "ceil", "round", "sign"),
+    *(
+        "relu",
+        "relu6",
+        "hardtanh",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "relu_",
+        "floor",
+        "ceil",
+        "round",
+        "sign",
+    ),
     *("max", "min", "threshold", "heaviside"),
 )
 
 # Only the shape and type of their operand matters.
 SHAPE_ONLY = overloads(
-    *("sym_size.int", "sym_numel", "full_like", "zeros_like", "ones_like", "empty_like", "new_zeros", "new_ones"),
+    *(
+        "sym_size.int",
+        "sym_numel",
+        "full_like",
+        "zeros_like",
+        "ones_like",
+        "empty_like",
+        "new_zeros",
+        "new_ones",
+    ),
     *("new_full", "new_empty", "sym_stride.int", "_assert_tensor_metadata"),
 )
 
