@@ -37,3 +37,71 @@ def normal(mean: float, standard_error: float, confidence: float = 0.95) -> tupl
 
     half = float(ndtri(0.5 + confidence / 2)) * standard_error
     return mean - half, mean + half
+
+
+def selective_risks(score: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Share of errors among the i most confident predictions, for i = 1 ... m; [..., m].
+
+    Args:
+        score: [m] or [s, m], larger is more confident. Predictions of one score come in random order: each
+            counts with the mean error of its group, which is the expectation over orders.
+        error: [m], 1 where the prediction is wrong.
+    """
+    ordered, sorted_score = _sorted_errors(score, error)
+    starts = np.ones(ordered.shape, dtype=bool)
+    starts[..., 1:] = sorted_score[..., 1:] != sorted_score[..., :-1]
+    group = np.cumsum(starts.reshape(-1)) - 1
+    means = np.bincount(group, ordered.reshape(-1)) / np.bincount(group)
+    level = means[group].reshape(ordered.shape)
+    return level.cumsum(-1) / np.arange(1, ordered.shape[-1] + 1)
+
+
+def _sorted_errors(score: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(-score, axis=-1, kind="stable")
+    return np.asarray(error, dtype=np.float64)[order], np.take_along_axis(score, order, -1)
+
+
+def aurc(score: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Area under the risk-coverage curve: the mean of :func:`selective_risks` over coverages; [...]."""
+    return selective_risks(score, error).mean(-1)
+
+
+def aurc_resamples(
+    scores: np.ndarray, error: np.ndarray, count: int = 200, seed: int = 0, most: int = 1 << 21
+) -> np.ndarray:
+    """AURC of each of [s, m] scores on [count] weighted resamples of the predictions; [s, count].
+
+    Poisson weights, the same for every score, so that differences are paired. Fewer resamples (20 at
+    least) when ``count * m`` exceeds ``most``.
+    """
+    m = scores.shape[-1]
+    count = max(min(count, most // max(m, 1)), 20)
+    weights = np.random.default_rng(seed).poisson(1.0, (count, m)).astype(np.float64)
+    out = np.empty((len(scores), count))
+    for i, score in enumerate(scores):
+        order = np.argsort(-score, kind="stable")
+        taken = weights[:, order]
+        above = taken.cumsum(1)
+        risk = (taken * np.asarray(error, dtype=np.float64)[order]).cumsum(1) / np.maximum(above, 1)
+        out[i] = (taken * risk).sum(1) / np.maximum(above[:, -1], 1)
+    return out
+
+
+def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
+    """Chance that a positive scores above a negative, ties half (Mann & Whitney 1947); None without both."""
+    _, group, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[group]
+    chosen = np.asarray(positive, dtype=bool)
+    p, q = int(chosen.sum()), int((~chosen).sum())
+    return None if p == 0 or q == 0 else float((ranks[chosen].sum() - p * (p + 1) / 2) / (p * q))
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Rank correlation with mean ranks for ties; None when one side is constant."""
+    ranks = []
+    for values in (a, b):
+        _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+        rank = (np.cumsum(counts) - (counts - 1) / 2)[group]
+        ranks.append(rank - rank.mean())
+    scale = math.sqrt(float((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
+    return float((ranks[0] * ranks[1]).sum() / scale) if scale > 0 else None

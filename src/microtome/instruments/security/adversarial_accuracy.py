@@ -1,0 +1,201 @@
+"""Accuracy under FGSM and PGD against strength, with checks that the attack itself is not fooled."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from microtome.errors import Refusal
+from microtome.figures import line
+from microtome.finding import Finding, Quantity, Table
+from microtome.folds import Collect, Moments, Sample
+from microtome.instrument import Asking, HasClasses, HasSite, HasTargets, Independent, Instrument, OneAnswer
+from microtome.signals import derive, gradient, inputs, rows
+from microtome.signals.perturb import FGSM, NORMS, PGD, Noise, Norm, answered_right, attacked_loss, distance
+from microtome.statistics import wilson
+from microtome.subject import Subject
+
+FEW = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialAccuracy(Instrument):
+    """How many right answers survive an attacker who may change the input a little?
+
+    Strength e is a share of the input range: |x' - x|_inf <= e * range (``norm="l2"``: root mean square
+    change). FGSM: x + e sign(g), g the gradient of the cross-entropy (Goodfellow et al. 2015). PGD: ``steps``
+    projected steps of 2.5 e / steps from a random start, ascending a ladder of strengths (Madry et al. 2018);
+    an example is attacked until it breaks, so each has one smallest breaking strength [n]. At most 2 steps
+    forwards a strength on ``examples`` rows. Range: the bounds, else that of the sample. Integer inputs:
+    the embedding's output moves. Gates against an attack that fails for its own reasons (Athalye, Carlini &
+    Wagner 2018; Carlini et al. 2019): slopes are not zero; PGD is not weaker than FGSM; noise of the same
+    strength does not beat PGD; the loss grows with steps; an unbounded attack breaks everything.
+    An attack gives an upper bound on robust accuracy: a stronger one may find more.
+    """
+
+    needs = HasTargets & HasClasses & OneAnswer & Independent & HasSite
+    how_to_read = (
+        "The share of examples that are answered right and stay so under this attack; a stronger attack can "
+        "only lower it. A failed gate says that the number is too good: the attack gave up."
+    )
+
+    strengths: tuple[float, ...] = (2 / 255, 8 / 255, 24 / 255, 64 / 255)
+    at: float = 8 / 255
+    steps: int = 10
+    norm: str = "linf"
+    examples: int = 256
+    seed: int = 0
+
+    def rounds(self, subject: Subject) -> int:
+        return 1 if subject.bounds is not None else 2
+
+    def examine(self, subject: Subject) -> Asking:
+        shares = tuple(sorted({*self.strengths, self.at}))
+        if self.norm not in NORMS or shares[0] <= 0 or self.steps < 1:
+            raise Refusal("norm is 'linf' or 'l2', strengths are above 0, steps at least 1")
+        over = Sample(self.examples, self.seed)
+        if subject.bounds is not None:
+            low, high = subject.bounds
+        else:
+            spread = yield Moments(signals=(inputs,), over=over)
+            low, high = float(spread.minimum.min()), float(spread.maximum.max())
+        if high <= low:
+            raise Refusal("all inputs are the same number: no range to measure a strength by")
+        sizes = tuple(share * (high - low) for share in shares)
+        # Beyond the ladder one strength that can turn any input into any other.
+        norm = cast(Norm, self.norm)
+        attack = PGD((*sizes, max(high - low, 2 * sizes[-1])), self.steps, norm, seed=self.seed)
+        right = answered_right()
+        once = [right.under(FGSM(e, norm)) for e in sizes]
+        chance = [right.under(Noise(e, norm, self.seed)) for e in sizes]
+        middle = sizes[len(sizes) // 2]
+        counts = tuple(sorted({1, max(self.steps // 2, 1), self.steps}))
+        paces = [PGD((middle,), s, norm, seed=self.seed, stop=False) for s in counts]
+        found, *losses = yield [
+            Collect(
+                signals=(
+                    rows,
+                    right,
+                    right.under(attack),
+                    derive(distance, inputs, inputs.under(attack), norm=self.norm),
+                    derive(_flat, gradient(attacked_loss())),
+                    *once,
+                    *chance,
+                ),
+                over=over,
+            ),
+            *(
+                Moments(signals=(attacked_loss().under(p),), over=Sample(min(FEW, self.examples), self.seed))
+                for p in paces
+            ),
+        ]
+        ids, was, stays, moved, flat, *others = (t.numpy() for t in found)
+        n, good = len(ids), was > 0
+        broken = good & (stays == 0)
+        reach = np.where(broken, moved, np.inf)
+        rounding = 8 * torch.finfo(subject.dtype).eps * max(abs(low), abs(high))
+        survives = np.stack([good & (reach > e + min(rounding, e / 2)) for e in sizes])
+        accuracy = survives.mean(1)
+        single, noisy = (np.stack(part).mean(1) for part in (others[: len(sizes)], others[len(sizes) :]))
+        means = [float(m.mean) for m in losses]
+        slack = 0.01 + 1 / n
+        dull, unbounded = float(flat[good].mean()) if good.any() else 0.0, float((good & ~broken).mean())
+        gates = (
+            ("slopes are not zero", "share of right answers without a slope", dull, dull <= 0.05),
+            ("PGD is not weaker than FGSM", "largest excess of accuracy", *_excess(accuracy, single, slack)),
+            ("noise does not beat PGD", "largest excess of accuracy", *_excess(accuracy, noisy, slack)),
+            ("the loss grows with steps", f"least growth, {counts} steps, nat", *_growth(means)),
+            ("an unbounded attack breaks everything", "accuracy that is left", unbounded, unbounded <= 0.05),
+        )
+        failed = tuple(gate[0] for gate in gates if not gate[-1])
+        here = shares.index(self.at)
+        kept = int(survives[here].sum())
+        quantities = {
+            "adversarial accuracy": _share(survives[here]),
+            "clean accuracy": _share(good),
+            "strength": Quantity(value=self.at, unit="input range"),
+            "gates failed": Quantity(value=len(failed), better="lower"),
+        }
+        if 2 * broken.sum() > good.sum():
+            half = float(np.sort(reach[good])[(int(good.sum()) - 1) // 2]) / (high - low)
+            quantities["median breaking strength"] = Quantity(value=half, unit="input range", better="higher")
+        table = tuple(
+            (share, *(float(c[i]) for c in (accuracy, single, noisy)), *wilson(int(survives[i].sum()), n))
+            for i, share in enumerate(shares)
+        )
+        series = {"PGD": accuracy, "FGSM": single, "noise": noisy}
+        points = [
+            {"strength": s, "accuracy": float(v), "attack": name}
+            for name, curve in series.items()
+            for s, v in zip((0.0, *shares), (float(good.mean()), *curve), strict=True)
+        ]
+        caveats = [f"gate failed: {name}; the accuracy is too good to be believed" for name in failed]
+        if subject.site_layer is not None:
+            caveats.append(
+                f"inputs are integers: the output of '{subject.site_layer}' was moved: no token does that"
+            )
+        if subject.bounds is None:
+            caveats.append(
+                f"no bounds are known: strengths are shares of the range seen, {low:.3g} to {high:.3g}, "
+                "and nothing is clipped"
+            )
+        return Finding(
+            headline="adversarial accuracy",
+            summary=f"Changes of {self.at:.3g} of the input range take accuracy from {good.mean():.3f} "
+            f"to {kept / n:.3f}"
+            + (f"; {len(failed)} of {len(gates)} checks of the attack fail." if failed else "."),
+            quantities=quantities,
+            tables={
+                "strengths": Table(
+                    columns=("strength", "PGD", "FGSM", "noise", "PGD low", "PGD high"),
+                    rows=table,
+                    caption="Accuracy by strength, as a share of the input range",
+                ),
+                "gates": Table(
+                    columns=("check", "measured", "value", "passed"),
+                    rows=gates,
+                    caption="Is the attack itself to be trusted?",
+                ),
+            },
+            figures={
+                "curve": line(
+                    "Accuracy under attack",
+                    points,
+                    x="strength",
+                    y="accuracy",
+                    series="attack",
+                    x_unit="input range",
+                )
+            },
+            arrays={
+                "rows": ids,
+                "samples": survives[here].astype(np.float64),
+                "breaking_strength": np.where(broken, moved / (high - low), -1.0),
+            },
+            caveats=tuple(caveats),
+        )
+
+
+def _flat(slope: Tensor) -> Tensor:
+    """[n] 1.0 where the loss has no slope at all."""
+    return (slope.flatten(1) == 0).all(1).double()
+
+
+def _excess(attacked: np.ndarray, control: np.ndarray, slack: float) -> tuple[float, bool]:
+    most = float((attacked - control).max())
+    return most, most <= slack
+
+
+def _growth(means: list[float]) -> tuple[float, bool]:
+    least = min((b - a for a, b in itertools.pairwise(means)), default=0.0)
+    return least, least >= -0.01 * max(means[0], 1e-3)
+
+
+def _share(hits: np.ndarray) -> Quantity:
+    low, high = wilson(int(hits.sum()), len(hits))
+    return Quantity(value=float(hits.mean()), low=low, high=high, how="Wilson", better="higher")
