@@ -200,12 +200,14 @@ def forward(
     targets: Iterable[Node] | None = None,
     parameters: Mapping[str, Any] | None = None,
     state: Any = None,
+    values: dict[Node, Any] | None = None,
 ) -> Run:
     """Walk the graph with concrete and abstract values together.
 
     ``inputs`` gives every input its value; ``replace`` exchanges the value of any node on the way (so token ids stay
     concrete and their embedding becomes an interval). Values are dropped after their last use, unless ``keep``.
-    ``targets`` (default: the outputs) end the walk; ``parameters`` replace the model's own.
+    ``targets`` (default: the outputs) end the walk; ``parameters`` replace the model's own. A dict
+    given as ``values`` is filled while the walk goes on, for a ``replace`` that looks back.
     """
     ends = (
         list(targets) if targets is not None else [node for node in graph.outputs if isinstance(node, Node)]
@@ -222,7 +224,7 @@ def forward(
     for operand, user in last.items():
         if operand not in kept:
             done.setdefault(user, []).append(operand)
-    values: dict[Node, Any] = {}
+    values = {} if values is None else values
     sizes: dict[Node, Any] = {}
     asked = set(shapes)
     held = {**graph.state, **(parameters or {})}

@@ -1,0 +1,365 @@
+"""Linear bounds (CROWN): below and above every output lies a linear function of the input.
+
+``linear_bounds(graph, Interval.around(x, eps))`` walks from the outputs back. What travels is ``A`` [s, *shape]:
+row s says that its output is at least sum(A[s] * value) + constant; upper bounds are the negated rows. Linear
+operations transpose (convolutions as transposed convolutions, never as matrices); a function of one number is
+replaced by a line below or above, by the sign of A; products by McCormick planes; softmax by planes below and
+above log-sum-exp. At the input the box is put in.
+
+``intermediate="crown"`` (default) bounds the operands of every relaxed operation the same way, for ReLU only where
+intervals leave the sign open; ``"interval"`` takes intervals (CROWN-IBP). ``steps > 0`` optimises all slopes of the
+final walk by Adam (alpha-CROWN); every iterate is a valid bound and the best is kept, entry by entry.
+
+Rounding: the result is widened by 4 (depth + 4) eps times the sum of magnitudes in the bound, and met with interval
+bounds. That covers rounding errors as they occur, it is not a proof; compute in float64 where that matters.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from microtome.errors import SubjectError
+from microtome.interpret.graph import Graph, Node
+from microtome.interpret.interpreter import Run, backward, forward, requirements
+from microtome.interpret.interval import Interval, Intervals, interval_of, start_at
+from microtome.interpret.linear_rules import (
+    MONOTONE_KINKED,
+    Layout,
+    LinearBounds,
+    Walk,
+    by_example,
+    from_examples,
+    rows_unknown,
+)
+from microtome.interpret.operations import overloads
+
+Intermediate = Literal["crown", "interval"]
+
+# With only one operand that depends on the input these are linear, so that its range does not matter.
+_BILINEAR = frozenset(
+    overloads("mul.Tensor", "div.Tensor", "matmul", "mm", "bmm", "addmm", "baddbmm", "linear")
+)
+_AXES: weakref.WeakKeyDictionary[Graph, dict[Node, Layout | None]] = weakref.WeakKeyDictionary()
+
+
+def linear_bounds(
+    graph: Graph,
+    box: Interval | Mapping[Node, Interval],
+    inputs: Mapping[Node, Any] | None = None,
+    *,
+    specification: Tensor | None = None,
+    intermediate: Intermediate = "crown",
+    steps: int = 0,
+    rate: float = 0.1,
+    lower_only: bool = False,
+    budget: int = 1 << 24,
+) -> Interval:
+    """Bounds on the first output [b, k], or on ``specification`` [b or 1, s, k] times it, for all inputs in the box.
+
+    ``budget`` is the number of entries an A may have; rows are walked in chunks. Returns [b, k] or [b, s].
+    """
+    with torch.no_grad():
+        problem = Problem.prepare(graph, box, inputs, intermediate, budget)
+    return problem.bound(specification, steps, rate, lower_only)
+
+
+def margins(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Specification [b, classes - 1, classes]: logit of the label minus each other logit."""
+    eye = torch.eye(classes, dtype=dtype, device=labels.device)
+    others = torch.arange(classes - 1, device=labels.device).expand(len(labels), -1)
+    others = others + (others >= labels[:, None])
+    return eye[labels][:, None] - eye[others]
+
+
+@dataclass(eq=False)
+class Problem:
+    """A box propagated to bounds on every operand that a relaxation needs; ask it for as many bounds as you like."""
+
+    graph: Graph
+    domain: LinearBounds
+    values: dict[Node, Any]
+    shapes: dict[Node, Any]
+    places: dict[Node, Interval]
+    axes: Mapping[Node, Layout | None] | None
+    budget: int
+    lines: dict[Node, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def prepare(
+        graph: Graph,
+        box: Interval | Mapping[Node, Interval],
+        inputs: Mapping[Node, Any] | None = None,
+        intermediate: Intermediate = "crown",
+        budget: int = 1 << 24,
+    ) -> Problem:
+        """Walk forward once; on the way, operands of relaxed operations get linear bounds of their own."""
+        places = start_at(graph, box)
+        target = graph.output
+        problem = Problem(graph, LinearBounds(), {}, {}, places, batch_axes(graph, inputs, places), budget)
+        keep, shapes = requirements(graph, problem.domain, [target], places)
+        given: dict[Node, Any] = {node: places.get(node) for node in graph.inputs} | dict(inputs or {})
+        given |= {node: value for node, value in places.items() if node.kind == "input"}
+        replace: dict[Node, Any] = {
+            node: (lambda _, value=value: value) for node, value in places.items() if node.kind != "input"
+        }
+        if intermediate == "crown":
+            for node, kinked in relaxed_operands(graph, problem.domain, places).items():
+                if node not in places:
+                    replace[node] = problem._tightener(node, kinked)
+        # Shapes are needed while the walk goes on, so that everything of the walk is kept as long as it lasts.
+        run = forward(
+            graph, given, Intervals(), replace=replace, keep={*keep, *shapes, *places, target}, shapes=shapes,
+            targets=[target], values=problem.values,
+        )  # fmt: skip
+        problem.shapes.update(run.shapes)
+        for node in shapes - keep - set(places) - {target}:
+            problem.values.pop(node, None)
+        return problem
+
+    def bound(
+        self, specification: Tensor | None = None, steps: int = 0, rate: float = 0.1, lower_only: bool = False
+    ) -> Interval:
+        """Bounds on the graph's first output or a specification of it."""
+        node = self.graph.output
+        plain = interval_of(self.values[node])
+        rows, meet = self._seed(plain, specification)
+        count = len(rows)
+        if not lower_only:
+            rows = torch.cat([rows, -rows])
+        lower = self._optimised(node, rows, steps, rate) if steps else self._lower(node, rows)
+        upper = torch.full_like(lower, math.inf) if lower_only else -lower[count:]
+        lower = lower[:count]
+        if specification is None:
+            shape = plain.shape
+            bounds = [self._joined(end, shape) for end in (lower, upper)]
+        else:
+            bounds = [end.T for end in (lower, upper)]
+        result = Interval(torch.maximum(bounds[0], meet.lower), torch.minimum(bounds[1], meet.upper))
+        return Interval(result.lower, bounds[1]) if lower_only else result
+
+    def _seed(self, plain: Interval, specification: Tensor | None) -> tuple[Tensor, Interval]:
+        """Rows [s, *shape] of the output, and interval bounds of the same quantities."""
+        shape = plain.shape
+        if specification is None:
+            own = shape[1:] if self.axes is not None else shape
+            size = math.prod(own)
+            eye = torch.eye(size, dtype=plain.dtype, device=plain.device)
+            rows = eye.reshape(size, *([1] if self.axes is not None else []), *own).expand(size, *shape)
+            return rows, plain
+        if len(shape) != 2 or (self.axes is None and shape[0] != 1):
+            raise SubjectError("MT316", f"a specification needs an output [b, k] of independent rows, not {list(shape)}",
+                               fix="ask for bounds on the outputs themselves")  # fmt: skip
+        matrix = specification.to(plain.dtype).expand(shape[0], -1, -1)
+        meet_low = (
+            matrix.clamp(min=0) * plain.lower[:, None] + matrix.clamp(max=0) * plain.upper[:, None]
+        ).sum(-1)
+        meet_high = (
+            matrix.clamp(min=0) * plain.upper[:, None] + matrix.clamp(max=0) * plain.lower[:, None]
+        ).sum(-1)
+        slack = 4 * torch.finfo(plain.dtype).eps * (matrix.abs() * plain.magnitude[:, None]).sum(-1)
+        return matrix.transpose(0, 1), Interval(meet_low - slack, meet_high + slack)
+
+    @property
+    def examples(self) -> int:
+        """Examples in the batch, where they can be told apart."""
+        return 1 if self.axes is None else next(iter(self.places.values())).shape[0]
+
+    def _joined(self, ends: Tensor, shape: torch.Size) -> Tensor:
+        """[s, b] back to the shape of the output."""
+        return ends.T.reshape(shape)
+
+    def _lower(self, node: Node, rows: Tensor, walk: Walk | None = None) -> Tensor:
+        """Lower bounds [s, b] of rows [s, *shape] of a node's value."""
+        if walk is not None:
+            return self._walk(node, rows, walk)
+        biggest = max(
+            (math.prod(v.shape) for v in self.values.values() if isinstance(v, Interval)), default=1
+        )
+        chunk = max(1, self.budget // biggest)
+        return torch.cat([self._walk(node, part, self._new_walk()) for part in rows.split(chunk)])
+
+    def _new_walk(self) -> Walk:
+        return Walk(axes=self.axes, examples=self.examples, lines=self.lines)
+
+    def _walk(self, node: Node, rows: Tensor, walk: Walk) -> Tensor:
+        run = Run(graph=self.graph, domain=None, values=self.values, shapes=_Shapes(self.shapes, self.values),
+                  started=frozenset())  # fmt: skip
+        arrived = backward(run, self.domain, {node: rows}, to=self.places, state=walk)
+        for place, share in arrived.items():
+            box = self.places[place]
+            size = share.abs()
+            walk.add(place, share * box.center - size * box.radius, size * box.magnitude)
+        depth = 4 + len(walk.lines)
+        zero = torch.zeros((), dtype=rows.dtype, device=rows.device)
+        found = walk.constant + zero - 4 * depth * torch.finfo(rows.dtype).eps * walk.size
+        return torch.nan_to_num(found, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+
+    def _tightener(self, node: Node, kinked: bool) -> Any:
+        def tighten(value: Any) -> Any:
+            if not isinstance(value, Interval):
+                return value
+            return self._tightened(node, value, kinked)
+
+        return tighten
+
+    def _tightened(self, node: Node, value: Interval, kinked: bool) -> Interval:
+        """Linear bounds of a node met with its interval; of a ReLU's operand only where the sign is open."""
+        layout, count_b = self._layout(node), self.examples
+        self.values[node] = value
+        lower, upper = (
+            by_example(end[None], layout, count_b)[0] for end in (value.lower, value.upper)
+        )  # [b, entries]
+        open_ = (lower < 0) & (upper > 0) if kinked else torch.ones_like(lower, dtype=torch.bool)
+        count = int(open_.sum(1).max())
+        if not count:
+            return value
+        # The open entries of each example first; rows beyond an example's own number repeat others, harmlessly.
+        picked = open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]  # [b, count]
+        biggest = max(
+            (math.prod(v.shape) for v in self.values.values() if isinstance(v, Interval)), default=1
+        )
+        chunk = max(1, self.budget // (2 * biggest))
+        lower, upper = lower.clone(), upper.clone()
+        for part in picked.split(chunk, 1):
+            rows = torch.zeros(part.shape[1], *lower.shape, dtype=value.dtype, device=value.device)
+            rows.scatter_(2, part.T[:, :, None], 1.0)
+            rows = from_examples(rows, value.shape, layout)
+            found = self._walk(node, torch.cat([rows, -rows]), self._new_walk())  # [2 count, b]
+            low, high = found[: part.shape[1]].T, -found[part.shape[1] :].T
+            lower.scatter_reduce_(1, part, low, "amax")
+            upper.scatter_reduce_(1, part, high, "amin")
+        return Interval(
+            from_examples(lower[None], value.shape, layout)[0],
+            from_examples(upper[None], value.shape, layout)[0],
+        )
+
+    def _layout(self, node: Node) -> Layout | None:
+        if self.axes is None:
+            return None
+        layout = self.axes.get(node)
+        if layout is None:
+            raise rows_unknown(node)
+        return layout
+
+    def _optimised(self, node: Node, rows: Tensor, steps: int, rate: float) -> Tensor:
+        """Adam on the slopes of the final walk; every iterate is a bound, the best is kept."""
+        walk = Walk(axes=self.axes, examples=self.examples, lines=self.lines, slopes={})
+        with torch.enable_grad():
+            best = self._walk(node, rows, walk)
+            slopes = [slope for slope in walk.slopes.values() if slope.requires_grad]  # type: ignore[union-attr]
+            if not slopes:
+                return best.detach()
+            optimiser = torch.optim.Adam(slopes, lr=rate)
+            found, best = best, best.detach()
+            for step in range(steps):
+                optimiser.zero_grad()
+                (-found.sum()).backward(inputs=slopes)
+                optimiser.step()
+                for group in optimiser.param_groups:
+                    group["lr"] *= 0.98
+                walk.restart()
+                with torch.set_grad_enabled(step < steps - 1):
+                    found = self._walk(node, rows, walk)
+                best = torch.maximum(best, found.detach())
+        return best
+
+
+class _Shapes(dict[Node, Any]):
+    """Shapes of values that are still held, besides those recorded."""
+
+    def __init__(self, recorded: Mapping[Node, Any], values: Mapping[Node, Any]) -> None:
+        super().__init__(recorded)
+        self.live = values
+
+    def __missing__(self, node: Node) -> Any:
+        return outline(self.live[node])
+
+
+def outline(value: Any) -> Any:
+    """Shape and type of a value as a tensor without numbers."""
+    if isinstance(value, tuple | list):
+        return type(value)(outline(item) for item in value)
+    return torch.empty(value.shape, dtype=value.dtype, device="meta") if hasattr(value, "shape") else value
+
+
+def relaxed_operands(graph: Graph, domain: LinearBounds, places: Mapping[Node, Any]) -> dict[Node, bool]:
+    """Operands whose range a relaxation uses, and whether only the sign matters to all of their consumers."""
+    tracked = graph.reached(places) & graph.needed([graph.output])
+    found: dict[Node, bool] = {}
+    for node in graph.operations:
+        entry = domain.entry(node.target)
+        if node not in tracked or node in places or entry is None or entry.keep != "operands":
+            continue
+        operands = [operand for operand in node.operands if operand in tracked]
+        if node.target in _BILINEAR and len(operands) < 2:
+            continue
+        for operand in operands:
+            found[operand] = found.get(operand, True) and node.target in MONOTONE_KINKED
+    return found
+
+
+def batch_axes(
+    graph: Graph, inputs: Mapping[Node, Any] | None, places: Mapping[Node, Interval]
+) -> Mapping[Node, Layout | None] | None:
+    """Which axis of every value counts the examples; None where the batch is one example, or its rows mix.
+
+    Found by running two examples, the first made of NaN, which spreads to everything that depends on it.
+    """
+    if not graph.dynamic or any(value.shape[0] == 1 for value in places.values()):
+        return None
+    if graph not in _AXES:
+        _AXES[graph] = _find_axes(graph, inputs, places)
+    axes = _AXES[graph]
+    return axes if axes.get(graph.output) == Layout(0) else None
+
+
+def _find_axes(
+    graph: Graph, inputs: Mapping[Node, Any] | None, places: Mapping[Node, Interval]
+) -> dict[Node, Layout | None]:
+    def spoiled(value: Tensor) -> Tensor:
+        value = value[:2].clone()
+        value[0] = math.nan
+        return value
+
+    given = {node: value[:2] if isinstance(value, Tensor) and value.dim() else value
+             for node, value in (inputs or {}).items()}  # fmt: skip
+    given |= {node: spoiled(box.lower) for node, box in places.items() if node.kind == "input"}
+    replace = {
+        node: (lambda _, b=box: spoiled(b.lower)) for node, box in places.items() if node.kind != "input"
+    }
+    axes: dict[Node, Layout | None] = {}
+
+    def watch(node: Node) -> Any:
+        inner = replace.get(node)
+
+        def look(value: Any) -> Any:
+            value = inner(value) if inner else value
+            if isinstance(value, Tensor) and value.is_floating_point():
+                axes[node] = _axis_of(torch.isnan(value))
+            return value
+
+        return look
+
+    tracked = graph.reached(places)
+    forward(graph, given, replace={node: watch(node) for node in tracked}, targets=[graph.output])
+    return axes
+
+
+def _axis_of(mask: Tensor) -> Layout | None:
+    """Where the entries of the first example (all true) and of the second (all false) lie."""
+    for axis, size in enumerate(mask.shape):
+        if size % 2:
+            continue
+        for inner in (False, True):
+            layout = Layout(axis, inner)
+            rows = by_example(mask[None], layout, 2)[0]
+            if bool(rows[0].all()) and not bool(rows[1].any()):
+                return layout
+    return None

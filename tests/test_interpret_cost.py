@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from interpret_zoo import MODELS, build
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from microtome.interpret import capture
+from microtome.interpret.cost import costs, total
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in MODELS if n not in ("lstm", "encoder")]
+)  # fused: torch counts nothing
+def test_flops_are_torchs(name: str) -> None:
+    model, args = build(name)
+    found = costs(capture(model, args), args)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(*args)
+    assert total(found).flops == counter.get_total_flops()
+    assert total(found).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, 2, 1)],
+        [nn.Conv2d(1, 2, 5, 2), nn.MaxPool2d(2), nn.Conv2d(2, 1, (3, 1), dilation=(2, 1))],
+        [nn.AvgPool2d(3, 2, 1), nn.Conv2d(1, 1, 3, groups=1), nn.BatchNorm2d(1), nn.Conv2d(1, 1, 1)],
+    ],
+)
+def test_receptive_fields_are_those_of_the_gradient(layers: list[nn.Module]) -> None:
+    model = nn.Sequential(*layers).double().eval()
+    for p in model.parameters():
+        nn.init.ones_(p)
+    x = torch.rand(2, 1, 33, 33, dtype=torch.float64, requires_grad=True)
+    out = model(x)
+    row, column = out.shape[2] // 2, out.shape[3] // 2
+    field = costs(capture(model, (x.detach(),)), (x.detach(),))[-1].field
+    assert field is not None
+    # max-pool lets one entry through at a time: try several inputs
+    seen = torch.zeros(33, 33, dtype=torch.bool)
+    for _ in range(60):
+        z = torch.rand(1, 1, 33, 33, dtype=torch.float64, requires_grad=True)
+        seen |= torch.autograd.grad(model(z)[0, :, row, column].sum(), z)[0][0, 0] != 0
+    for axis, place in ((0, row), (1, column)):
+        touched = seen.any(1 - axis).nonzero().flatten()
+        start = field[axis].start + place * field[axis].stride
+        assert (start, start + field[axis].size - 1) == (int(touched[0]), int(touched[-1]))
