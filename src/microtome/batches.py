@@ -26,11 +26,14 @@ class Batch:
     """What one call of the model needs, for ``n`` examples.
 
     Attributes:
-        args, kwargs: the call ``model(*args, **kwargs)``; tensors hold examples along dimension 0.
+        args, kwargs: what the model is called with, see :meth:`call`; examples along dimension 0.
         targets: [n, ...] or None.
         rows: [n] int64, the ids of these examples: their position in the data.
-        pick: [n] int64 or None; which rows of the output are examples (masked nodes of a graph).
         batched: for each leaf of (args, kwargs), whether dimension 0 runs over the examples.
+        whole: whether its examples cannot be taken apart (a graph).
+        pick: [n] int64 or None; which rows of the output are examples (masked nodes of a graph).
+        moved: leaves whose examples run along dimension 1 when the model is called.
+        copied: whether the model writes into its inputs, so that it is called with copies.
     """
 
     args: tuple[Any, ...]
@@ -38,7 +41,10 @@ class Batch:
     targets: Tensor | None
     rows: Tensor
     batched: tuple[bool, ...]
+    whole: bool = False
     pick: Tensor | None = None
+    moved: tuple[int, ...] = ()
+    copied: bool = False
     site_index: tuple[int, ...] = ()
     """Leaves of (args, kwargs) that hold real numbers, the place where gradients and noise act."""
 
@@ -47,8 +53,20 @@ class Batch:
 
     @property
     def divisible(self) -> bool:
-        """Whether its examples can be taken apart (a graph cannot)."""
-        return self.pick is None
+        """Whether its examples can be taken apart (those of a graph cannot)."""
+        return not self.whole
+
+    def call(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of ``model(*args, **kwargs)``."""
+        if not self.moved and not self.copied:
+            return self.args, dict(self.kwargs)
+        leaves = self.leaves()
+        for i in self.moved:
+            leaves[i] = leaves[i].movedim(0, 1)
+        if self.copied:
+            leaves = [leaf.clone() if isinstance(leaf, Tensor) or is_graph(leaf) else leaf for leaf in leaves]
+        called = self.with_leaves(leaves)
+        return called.args, dict(called.kwargs)
 
     def leaves(self) -> list[Any]:
         """All leaves of (args, kwargs) in a fixed order."""
@@ -61,13 +79,26 @@ class Batch:
         return replace(self, args=args, kwargs=kwargs, **changes)
 
     def take(self, index: Tensor | slice) -> Batch:
-        """The examples at ``index``, a slice or [m] int64 positions in this batch (they may repeat)."""
+        """The examples at ``index``, a slice or [m] int64 positions in this batch (they may repeat).
+
+        Of a graph the whole remains and fewer of its examples are looked at.
+        """
+        if self.whole:
+            pick = torch.arange(len(self), device=self._device) if self.pick is None else self.pick
+            where = index if isinstance(index, slice) else index.to(pick.device)
+            targets = None if self.targets is None else self.targets[where]
+            return replace(self, targets=targets, rows=self.rows[index], pick=pick[where])
         leaves = [
             leaf[index] if on and isinstance(leaf, Tensor) else leaf
             for leaf, on in zip(self.leaves(), self.batched, strict=True)
         ]
         targets = None if self.targets is None else self.targets[index]
         return self.with_leaves(leaves, targets=targets, rows=self.rows[index])
+
+    @property
+    def _device(self) -> torch.device:
+        tensors = (leaf if isinstance(leaf, Tensor) else getattr(leaf, "x", None) for leaf in self.leaves())
+        return next((t.device for t in tensors if isinstance(t, Tensor)), self.rows.device)
 
     def bytes(self) -> int:
         """Bytes its tensors hold."""
@@ -133,10 +164,21 @@ def joinable(a: Batch, b: Batch) -> bool:
     """Whether two batches can be concatenated (padded batches of different length cannot)."""
     if not (a.divisible and b.divisible):
         return False
+    if a.batched != b.batched:
+        return False
     pairs = [*zip(a.leaves(), b.leaves(), a.batched, strict=True), (a.targets, b.targets, True)]
-    return all(
-        not on or x is None or (x.shape[1:] == y.shape[1:] and x.dtype == y.dtype) for x, y, on in pairs
-    )
+    return all(_alike(x, y, on) for x, y, on in pairs)
+
+
+def _alike(x: Any, y: Any, batched: bool) -> bool:
+    if x is y:
+        return True
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        return type(x) is type(y) and bool(x == y)
+    if x.dtype != y.dtype:
+        return False
+    # What all examples of a batch share must be the same in both.
+    return x.shape[1:] == y.shape[1:] if batched else torch.equal(x, y)
 
 
 @dataclass(frozen=True)
@@ -146,47 +188,97 @@ class Layout:
     kind: str
     """pair, dict, tensor or graph."""
     input_keys: tuple[str, ...] = ()
-    """Names passed to the model (dict: keyword arguments, graph: attributes in the order of the signature)."""
+    """Names passed to the model: keyword arguments, or attributes of a graph in the signature's order."""
     target_key: str | None = None
     unpack: bool = False
-    """Whether a list or tuple of inputs is spread over the positional arguments."""
+    """Whether a list, tuple or dict of inputs is spread over the arguments."""
     mask_key: str | None = None
+    per_graph: bool = False
+    """Whether an example is a graph, not a node."""
+    target_argument: str | None = None
+    """The model's argument that is given the targets, when it answers at every position only with them."""
+    copied: bool = False
+    """Whether the model writes into its inputs."""
+    whole: bool = False
+    """Whether examples reach one another, so that batches stay as the loader cut them."""
     statement: str = ""
     site_index: tuple[int, ...] = field(default=())
 
     def read(self, raw: Any, start: int, device: torch.device) -> Batch:
         """Adapt one raw batch whose first example has the id ``start``."""
-        pick: Tensor | None = None
-        kwargs: dict[str, Any] = {}
         if self.kind == "graph":
-            y = getattr(raw, self.target_key) if self.target_key else None
-            args = tuple(getattr(raw, k) for k in self.input_keys) if self.input_keys else (raw,)
-            if self.mask_key:
-                pick = getattr(raw, self.mask_key).nonzero()[:, 0]
-            else:
-                count = int(y.shape[0]) if y is not None else int(raw.num_nodes)
-                pick = torch.arange(count)
-            targets = y[pick] if y is not None else None
-            batch = Batch(args, {}, targets, pick + start, (), pick)
-            batch = replace(batch, batched=tuple(False for _ in batch.leaves()))
+            return self._read_graph(raw, start, device)
+        targets: Any
+        value: Any
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
+        if self.kind == "dict":
+            targets = raw[self.target_key] if self.target_key else None
+            kwargs = {k: raw[k] for k in self.input_keys}
+        elif self.kind == "tensor":
+            args, targets = (raw,), None
         else:
-            if self.kind == "dict":
-                targets = raw[self.target_key] if self.target_key else None
-                kwargs = {k: raw[k] for k in self.input_keys}
-                args = ()
-            elif self.kind == "tensor":
-                args, targets = (raw,), None
+            *inputs, targets = raw
+            value = inputs[0] if len(inputs) == 1 else tuple(inputs)
+            if self.input_keys:
+                kwargs = {k: value[k] for k in self.input_keys}
             else:
-                *inputs, targets = raw
-                value = inputs[0] if len(inputs) == 1 else tuple(inputs)
                 args = tuple(value) if self.unpack else (value,)
-            if targets is not None and not isinstance(targets, Tensor):
-                targets = torch.as_tensor(targets)
-            batch = Batch(args, kwargs, targets, torch.zeros(0, dtype=torch.long), ())
-            leaves = [_as_tensor(leaf) for leaf in batch.leaves()]
-            n = _count(leaves, targets)
-            batched = tuple(isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == n for leaf in leaves)
-            batch = batch.with_leaves(leaves, rows=torch.arange(start, start + n), batched=batched)
+        if targets is not None and not isinstance(targets, Tensor):
+            targets = torch.as_tensor(targets)
+        if self.target_argument is not None:
+            kwargs = {**kwargs, self.target_argument: targets}
+        batch = Batch(args, kwargs, targets, torch.zeros(0, dtype=torch.long), ())
+        leaves = [_as_tensor(leaf) for leaf in batch.leaves()]
+        n = _count(leaves, targets)
+        batched = [isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == n for leaf in leaves]
+        moved: tuple[int, ...] = ()
+        if not any(batched):
+            second = [isinstance(leaf, Tensor) and leaf.dim() > 1 and leaf.shape[1] == n for leaf in leaves]
+            moved = tuple(i for i, on in enumerate(second) if on)
+            leaves = [leaf.movedim(1, 0) if on else leaf for leaf, on in zip(leaves, second, strict=True)]
+            batched = second
+        if n and not any(batched):
+            shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves if isinstance(leaf, Tensor))
+            raise SubjectError(
+                "MT201",
+                f"there are {n} targets, and no input has {n} examples",
+                where=f"inputs {shapes or 'none'}",
+                fix="give as many targets as inputs, examples along the first dimension",
+            )
+        batch = batch.with_leaves(
+            leaves,
+            rows=torch.arange(start, start + n),
+            batched=tuple(batched),
+            whole=self.whole,
+            moved=moved,
+            copied=self.copied,
+        )
+        return replace(batch.to(device), site_index=self.site_index)
+
+    def _read_graph(self, raw: Any, start: int, device: torch.device) -> Batch:
+        args = tuple(getattr(raw, k) for k in self.input_keys) if self.input_keys else (raw,)
+        targets = getattr(raw, self.target_key) if self.target_key else None
+        pick: Tensor | None = None
+        if self.per_graph:
+            count = int(getattr(raw, "num_graphs", 1))
+        elif self.mask_key:
+            pick = getattr(raw, self.mask_key).nonzero()[:, 0]
+            count = len(pick)
+            targets = None if targets is None else targets[pick]
+        else:
+            count = int(raw.num_nodes)
+        batch = Batch(
+            args,
+            {},
+            targets,
+            torch.arange(start, start + count),
+            (),
+            whole=True,
+            pick=pick,
+            copied=self.copied,
+        )
+        batch = replace(batch, batched=tuple(False for _ in batch.leaves()))
         return replace(batch.to(device), site_index=self.site_index)
 
 
@@ -222,9 +314,9 @@ def find_layout(
     Raises:
         SubjectError: MT201 when batch and signature cannot be matched.
     """
-    positional, names, open_keywords = _signature(model)
+    signature = Signature.of(model)
     if is_graph(raw):
-        layout = _graph_layout(raw, names, target)
+        layout = _graph_layout(raw, signature.names, target)
     elif isinstance(raw, Mapping) or hasattr(raw, "keys"):
         keys = list(raw.keys())
         if target is not None and target not in keys:
@@ -232,34 +324,56 @@ def find_layout(
                 "MT201", f"batches have no key '{target}'", where=f"keys {keys}", fix=nearest(target, keys)
             )
         target_key = target or next((k for k in TARGET_KEYS if k in keys), None)
-        chosen = tuple(inputs) if inputs else tuple(
-            k for k in keys if k != target_key and (open_keywords or k in names)
-        )
+        chosen = tuple(inputs) if inputs else signature.takes([k for k in keys if k != target_key])
         unknown = [k for k in chosen if k not in keys]
         if unknown or not chosen:
             raise SubjectError(
                 "MT201",
-                f"the loader yields {{{', '.join(map(str, keys))}}}, forward takes ({', '.join(names)})",
+                f"the loader yields {{{', '.join(map(str, keys))}}}, "
+                f"forward takes ({', '.join(signature.names)})",
                 fix="name them: inputs=['...'], target='...' (--inputs, --target)",
             )
         layout = Layout("dict", chosen, target_key, statement=_say_dict(chosen, target_key))
     elif isinstance(raw, Tensor):
         layout = Layout("tensor", statement="batches are bare tensors: no targets")
     elif isinstance(raw, (tuple, list)) and len(raw) >= 2:
-        first = raw[0] if len(raw) == 2 else tuple(raw[:-1])
-        spread = isinstance(first, (tuple, list)) and (positional is None or positional != 1)
-        count = len(first) if spread else 1
-        layout = Layout("pair", unpack=spread, statement=f"batches are ({count} input{'s' * (count > 1)}, targets)")
+        layout = _pair_layout(raw, signature)
     elif isinstance(raw, (tuple, list)) and len(raw) == 1 and isinstance(raw[0], Tensor):
-        raise SubjectError("MT201", "batches are one-element tuples", fix="yield the tensor itself, or (x, y)")
+        raise SubjectError(
+            "MT201", "batches are one-element tuples", fix="yield the tensor itself, or (x, y)"
+        )
     else:
         raise SubjectError(
             "MT201",
             f"a batch is a {type(raw).__name__}",
             fix="yield (x, y), a dict, a tensor, or PyTorch Geometric data",
         )
-    probe = layout.read(raw, 0, torch.device("cpu"))
-    return replace(layout, site_index=_real_leaves(probe))
+    return with_site_index(layout, raw)
+
+
+def with_site_index(layout: Layout, raw: Any) -> Layout:
+    """The layout, knowing which leaves hold real numbers."""
+    return replace(layout, site_index=_real_leaves(layout.read(raw, 0, torch.device("cpu"))))
+
+
+def _pair_layout(raw: Sequence[Any], signature: Signature) -> Layout:
+    *inputs, targets = raw
+    if isinstance(targets, (bool, int, float, str)) or (isinstance(targets, Tensor) and targets.dim() == 0):
+        raise SubjectError(
+            "MT201",
+            "the data yields single examples, not batches",
+            where="the target of the first is one number",
+            fix="wrap it: torch.utils.data.DataLoader(data, batch_size=64)",
+        )
+    first = inputs[0] if len(inputs) == 1 else tuple(inputs)
+    if isinstance(first, Mapping) and signature.many:
+        keys = signature.takes(list(first))
+        if keys:
+            words = f"batches are ({{inputs {', '.join(sorted(keys))}}}, targets)"
+            return Layout("pair", keys, statement=words)
+    spread = isinstance(first, (tuple, list)) and signature.many
+    count = len(first) if spread else 1
+    return Layout("pair", unpack=spread, statement=f"batches are ({count} input{'s' * (count > 1)}, targets)")
 
 
 def _real_leaves(batch: Batch) -> tuple[int, ...]:
@@ -285,33 +399,73 @@ def _say_dict(chosen: Sequence[str], target_key: str | None) -> str:
 
 
 def _graph_layout(raw: Any, names: Sequence[str], target: str | None) -> Layout:
-    keys = raw.keys() if callable(raw.keys) else raw.keys
+    keys = list(raw.keys() if callable(raw.keys) else raw.keys)
+    if target is not None and target not in keys:
+        raise SubjectError(
+            "MT201", f"graphs have no '{target}'", where=f"they have {keys}", fix=nearest(target, keys)
+        )
     target_key = target or ("y" if getattr(raw, "y", None) is not None else None)
-    required = [n for n in names if n in keys]
-    inputs = tuple(required) if required else ()
-    mask = None
+    inputs = tuple(n for n in names if n in keys)
     y = getattr(raw, target_key) if target_key else None
-    if y is not None and y.shape[0] == raw.num_nodes and getattr(raw, "batch", None) is None:
-        mask = next((m for m in ("test_mask", "val_mask", "train_mask") if getattr(raw, m, None) is not None), None)
+    graphs, nodes = int(getattr(raw, "num_graphs", 1)), int(raw.num_nodes)
+    per_graph = isinstance(y, Tensor) and y.dim() > 0 and y.shape[0] == graphs != nodes
+    mask = None
+    if not per_graph and y is not None:
+        if not isinstance(y, Tensor) or y.dim() == 0 or y.shape[0] != nodes:
+            shape = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise SubjectError(
+                "MT202",
+                f"targets {shape} are neither one a node ({nodes}) nor one a graph ({graphs})",
+                where=target_key or "",
+                fix="name the target: target='...' (--target)",
+            )
+        mask = next(
+            (m for m in ("test_mask", "val_mask", "train_mask") if getattr(raw, m, None) is not None), None
+        )
     call = ", ".join(inputs) if inputs else "the data object"
-    on = f"; examples are the nodes of {mask}" if mask else ""
-    return Layout("graph", inputs, target_key, mask_key=mask, statement=f"batches are graphs: model({call}){on}")
+    on = (
+        "examples are graphs"
+        if per_graph
+        else f"examples are the nodes of {mask}"
+        if mask
+        else "examples are nodes"
+    )
+    return Layout(
+        "graph",
+        inputs,
+        target_key,
+        mask_key=mask,
+        per_graph=per_graph,
+        statement=f"batches are graphs: model({call}); {on}",
+    )
 
 
-def _signature(model: torch.nn.Module) -> tuple[int | None, list[str], bool]:
-    """Required positional arguments (None when open), all names, and whether any keyword is taken."""
-    try:
-        parameters = list(inspect.signature(model.forward).parameters.values())
-    except (TypeError, ValueError):
-        return None, [], True
-    kinds = inspect.Parameter
-    if any(p.kind is kinds.VAR_POSITIONAL for p in parameters):
-        return None, [p.name for p in parameters], True
-    plain = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in plain if p.default is kinds.empty]
-    open_keywords = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
-    names = [p.name for p in parameters if p.kind is not kinds.VAR_KEYWORD]
-    return max(len(required), 1), names, open_keywords
+@dataclass(frozen=True)
+class Signature:
+    """What a model's forward takes."""
+
+    names: tuple[str, ...]
+    many: bool
+    """Whether it takes more than one argument."""
+    open_keywords: bool
+
+    @classmethod
+    def of(cls, model: torch.nn.Module) -> Signature:
+        """Read it off ``model.forward``."""
+        try:
+            parameters = list(inspect.signature(model.forward).parameters.values())
+        except (TypeError, ValueError):
+            return cls((), True, True)
+        kinds = inspect.Parameter
+        open_positions = any(p.kind is kinds.VAR_POSITIONAL for p in parameters)
+        named = tuple(p.name for p in parameters if p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL))
+        open_keywords = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
+        return cls(named, open_positions or len(named) > 1, open_keywords)
+
+    def takes(self, keys: Sequence[str]) -> tuple[str, ...]:
+        """Those of ``keys`` it can be given: by its own names, or all when it names none of them."""
+        named = tuple(k for k in keys if k in self.names)
+        return named if named or not self.open_keywords else tuple(keys)
 
 
 def split(batch: Batch, size: int) -> Iterator[Batch]:

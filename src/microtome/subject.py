@@ -12,13 +12,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from microtome.batches import Batch, Layout, find_layout
+from microtome.batches import TARGET_KEYS, Batch, Layout, Signature, find_layout, with_site_index
 from microtome.errors import SubjectError, UsageError, nearest
-from microtome.signals.capture import Call, first_tensor, left_as_found, watching
-from microtome.task import IGNORE, Task, given_task, infer_task, primary_output
+from microtome.signals.capture import (
+    Call,
+    first_tensor,
+    is_out_of_memory,
+    left_as_found,
+    seed_random,
+    to_eval,
+    watching,
+)
+from microtome.task import IGNORE, Task, check_kind, given_task, infer_task, primary_output
 
 PROBE_ROWS = 32
+DATASET_BATCH = 64
 
 _KINDS: dict[str, tuple[str, ...]] = {
     "convolution": ("Conv", "conv"),
@@ -32,7 +42,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
         "Softplus", "softplus", "Mish", "mish", "Hardtanh", "Hardswish", "hardtanh", "hardswish", "Softsign",
         "softsign", "LogSigmoid", "logsigmoid", "Threshold", "threshold", "GLU", "glu", "CELU", "Softmax",
     ),
-    "linear": ("Linear", "linear", "Bilinear", "Conv1D"),
+    "linear": ("Linear", "linear", "Bilinear"),
 }  # fmt: skip
 _TRANSPARENT = ("Dropout", "Identity", "Flatten", "Unflatten")
 
@@ -123,10 +133,14 @@ class Subject:
         self.device = next((t.device for t in tensors), torch.device("cpu"))
         self.data, said = _repeatable(data)
         self.statements += said
-        raw = _first(self.data)
+        check_kind(task)
         with left_as_found(model):
+            # A loader draws from the global random state, so reading is under protection too.
+            seed_random(0)
+            raw = _first(self.data)
             self._probe(raw, task, inputs, target, label_offset, outputs, bounds)
-        self.examples = self._count()
+            seed_random(0)
+            self.examples = self._count()
 
     # -- what it is ------------------------------------------------------------------------------
 
@@ -173,7 +187,9 @@ class Subject:
         """
         found = self._by_name.get(name)
         if found is None:
-            raise UsageError("MT124", f"no layer is called '{name}'", where=self.name, fix=nearest(name, self._by_name))
+            raise UsageError(
+                "MT124", f"no layer is called '{name}'", where=self.name, fix=nearest(name, self._by_name)
+            )
         return found
 
     def rows_of(self, name: str, tensor: Tensor, pick: Tensor | None = None) -> Tensor:
@@ -218,30 +234,43 @@ class Subject:
         """The data, batch by batch, as the loader cuts it.
 
         Raises:
-            SubjectError: MT206 for NaN or infinite inputs, MT201 for a batch that cannot be read.
+            SubjectError: MT206 for NaN or infinite inputs, MT205 for labels out of range, MT201 for a batch
+                that cannot be read.
         """
         start = 0
         for index, raw in enumerate(self.data):
-            try:
-                batch = self.layout.read(raw, start, self.device)
-            except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-                raise SubjectError(
-                    "MT201", f"batch {index} cannot be read like the first one: {error}", where=self.layout.statement
-                ) from error
+            batch = self._read(raw, start, self.device, index)
             check_finite(batch, index)
-            start = int(batch.rows[-1]) + 1 if len(batch) else start
+            if batch.targets is not None and self.task.categorical:
+                check_labels(self.task, batch.targets, where=f"batch {index}")
+            start += len(batch)
             if len(batch):
                 yield batch
 
+    def _read(self, raw: Any, start: int, device: torch.device, index: int) -> Batch:
+        try:
+            return self.layout.read(raw, start, device)
+        except SubjectError as error:
+            where = f"batch {index}" + (f", {error.where}" if error.where else "")
+            raise SubjectError(error.code, error.what, where=where, fix=error.fix) from error
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            raise SubjectError(
+                "MT201",
+                f"batch {index} cannot be read like the first one: {reason}",
+                where=self.layout.statement,
+            ) from error
+
     def _count(self) -> int:
-        dataset = getattr(self.data, "dataset", None)
-        if dataset is not None and hasattr(dataset, "__len__") and self.layout.kind in ("pair", "dict", "tensor"):
-            loader = self.data
-            if getattr(loader, "drop_last", False) and getattr(loader, "batch_size", None):
-                return len(dataset) // loader.batch_size * loader.batch_size
-            if getattr(loader, "batch_size", None):
-                return len(dataset)
-        return sum(len(self.layout.read(raw, 0, torch.device("cpu"))) for raw in self.data)
+        loader = self.data
+        size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
+        if size and hasattr(sampler, "__len__") and self.layout.kind in ("pair", "dict", "tensor"):
+            count = len(sampler)  # type: ignore[arg-type]
+            return count // size * size if getattr(loader, "drop_last", False) else count
+        cpu = torch.device("cpu")
+        return sum(len(self._read(raw, 0, cpu, index)) for index, raw in enumerate(self.data))
 
     # -- the probe -------------------------------------------------------------------------------
 
@@ -260,67 +289,132 @@ class Subject:
         bounds: tuple[float, float] | None,
     ) -> None:
         self.layout: Layout = find_layout(self.model, raw, inputs, target)
-        self._say(self.layout.statement)
         whole = self.layout.read(raw, 0, self.device)
         if len(whole) == 0:
             raise SubjectError("MT209", "the first batch holds no examples")
         check_finite(whole, 0)
         batch = whole.take(slice(0, PROBE_ROWS)) if whole.divisible else whole
-        calls, output, seconds = self._watched(batch)
+        # The probe works on copies until it is known whether the model writes into its inputs.
+        batch = replace(batch, copied=True)
+        fixed = False
+        try:
+            output = self._forward(batch)
+        except SubjectError:
+            if len(batch) == len(whole):
+                raise
+            # A program exported for one batch size takes no other.
+            batch, fixed = replace(whole, copied=True), True
+            output = self._forward(batch)
+        batch, output = self._settle_layout(raw, batch, output)
+        self._say(self.layout.statement)
+        if batch.moved:
+            self._say("examples run along dimension 1 of the inputs, as the number of targets shows")
+        if self.layout.copied:
+            self._say("the network writes into its inputs: it is given copies")
         if not bool(torch.isfinite(output).all()):
             raise SubjectError(
-                "MT207", "the outputs of the first batch hold NaN or infinity though its inputs are finite",
-                where=_first_bad(calls), fix="look at the weights and normalisation of that layer",
+                "MT207",
+                "the outputs of the first batch hold NaN or infinity though its inputs are finite",
+                where=_first_bad(self._watched(batch)),
+                fix="look at the weights and normalisation of that layer",
             )
         self.dtype = output.dtype
         self.has_targets = whole.targets is not None
-        self.seconds_per_row = seconds / len(batch)
-        small, small_calls = None, None
-        if batch.divisible and len(batch) > 1:
-            half = (len(batch) + 1) // 2
-            small = batch.take(slice(0, half))
-            small_calls, small_output, _ = self._watched(small)
-        found = infer_task(output, batch, task)
-        self.task: Task = found if task is None else given_task(task, found)
-        if self.task.kind in ("multilabel", "regression") and self.task.kind != found.kind and batch.targets is not None:
-            self.task = replace(self.task, classes=self.task.classes or int(output.shape[-1]))
+        # Layers are told from few rows: all their outputs are held at once.
+        few, twin, twin_calls, twin_output = batch, None, None, None
+        if batch.divisible and not fixed:
+            # One example is compared with itself twice over, which also shows where examples run.
+            sizes = (torch.arange(min(len(batch), 4)), torch.arange(min(len(batch), 4) // 2))
+            rows = sizes if len(batch) > 1 else (torch.arange(1), torch.zeros(2, dtype=torch.long))
+            try:
+                few, twin = (batch.take(r) for r in rows)
+                twin_output, twin_calls = self._forward(twin), self._watched(twin)
+            except SubjectError:
+                few, twin, fixed = batch, None, True
+        calls = self._watched(few)
+        found = infer_task(
+            output, batch, task, nodes=self.layout.kind == "graph" and not self.layout.per_graph
+        )
+        self.task: Task = found if task is None else given_task(task, found, output)
         self._say(self.task.statement)
-        self._find_layers(calls, batch, small_calls, None if small is None else len(small))
-        self._check_repeat(batch, output, small, small_output if small is not None else None)
+        self._find_layers(calls, few, twin_calls, None if twin is None else len(twin))
+        self._check_repeat(batch, output)
+        self._check_independence(batch, output, twin, twin_output, fixed)
+        if not self.independent_rows:
+            self.layout = replace(self.layout, whole=True)
         self._check_outputs(output, outputs)
         self._check_labels(output, batch, label_offset)
         self._check_bounds(batch, bounds)
         self._modes()
 
-    def _watched(self, batch: Batch) -> tuple[list[Call], Tensor, float]:
-        calls: list[Call] = []
+    def _settle_layout(self, raw: Any, batch: Batch, output: Tensor) -> tuple[Batch, Tensor]:
+        """What only a forward tells: inputs written to, answers at one position only, answers for graphs."""
+        layout = replace(self.layout, copied=self._writes)
+        targets = batch.targets
+        if targets is None and layout.kind == "graph" and output.shape[0] == getattr(raw, "num_graphs", 1):
+            layout = replace(
+                layout, per_graph=True, statement=layout.statement.replace("are nodes", "are graphs")
+            )
+        if (
+            layout.kind in ("pair", "dict") and targets is not None and output.dim() == 3
+            and output.shape[1] == 1 != targets.reshape(len(targets), -1).shape[1]
+        ):  # fmt: skip
+            argument = next((n for n in TARGET_KEYS if n in Signature.of(self.model).names), None)
+            if argument is not None:
+                layout = replace(
+                    layout, target_argument=argument,
+                    statement=f"{layout.statement}; the model is given {argument} too, for without them it "
+                    "answers at the last position only",
+                )  # fmt: skip
+        again = (
+            layout.target_argument != self.layout.target_argument or layout.per_graph != self.layout.per_graph
+        )
+        if layout == self.layout:
+            return replace(batch, copied=False), output
+        self.layout = with_site_index(layout, raw)
+        fresh = self.layout.read(raw, 0, self.device)
+        batch = fresh.take(slice(0, len(batch))) if fresh.divisible else fresh
+        return batch, self._forward(batch) if again else output
+
+    def _forward(self, batch: Batch) -> Tensor:
+        """The outputs; an error says in which layer."""
         stack: list[str] = []
+        args, kwargs = batch.call()
+        given = [(t, t._version) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         with torch.no_grad():
             try:
-                with watching(self.model, seen=calls, entered=stack.append):
-                    began = time.perf_counter()
-                    result = self.model(*batch.args, **batch.kwargs)
-                    seconds = time.perf_counter() - began
+                with watching(self.model, wanted=frozenset(), entered=stack.append):
+                    result = self.model(*args, **kwargs)
             except SubjectError:
                 raise
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 raise forward_error(error, batch, stack) from error
-        return calls, primary_output(result), seconds
+        self._writes = any(t._version != version for t, version in given)
+        return _examples(primary_output(result), batch)
+
+    def _watched(self, batch: Batch) -> list[Call]:
+        calls: list[Call] = []
+        args, kwargs = batch.call()
+        with torch.no_grad(), watching(self.model, seen=calls):
+            self.model(*args, **kwargs)
+        return calls
 
     def _find_layers(
         self, calls: list[Call], batch: Batch, small_calls: list[Call] | None, small_n: int | None
     ) -> None:
         n = len(batch)
         small = {c.name: c for c in small_calls} if small_calls is not None else {}
+        nodes = _nodes(batch, self.layout.per_graph)
         consumed: set[tuple[int, int]] = set()
         for call in calls:
             kind = _kind(call.operation)
             if call.leaf and kind in ("normalisation", "activation"):
                 consumed.update(call.inputs)
-        graph_nodes = _graph_nodes(batch)
         owners = {id(p): name for name, p in self.model.named_parameters()}
         layers: dict[str, Layer] = {}
-        seen: set[tuple[int, int] | None] = set()
+        seen: dict[tuple[int, int] | None, str] = {}
         bytes_per_row = 0.0
         largest = 0.0
         for call in calls:
@@ -331,14 +425,23 @@ class Subject:
                 size = tensor.numel() * tensor.element_size() / n
                 bytes_per_row += size
                 largest = max(largest, size)
-            if call.mark in seen or call.operation.startswith(_TRANSPARENT):
+            first = seen.get(call.mark)
+            if first is not None and not (
+                call.leaf and call.module is not None and first.startswith(call.name + ".")
+            ):
+                continue
+            if call.operation.startswith(_TRANSPARENT):
                 continue
             if not call.leaf and call.operation not in ("MultiheadAttention",):
                 continue
             twin = first_tensor(small[call.name].output) if call.name in small else None
-            dimension = _batch_dimension(tensor, twin, n, small_n, graph_nodes)
+            dimension = _batch_dimension(tensor, twin, n, small_n, nodes)
             if dimension is None:
                 continue
+            if first is not None:
+                layers.pop(
+                    first, None
+                )  # a module whose answer is its functional call's: the module is the layer
             shape = tuple(s for d, s in enumerate(tensor.shape) if d != dimension)
             own = call.module.named_parameters(recurse=True) if call.module is not None else ()
             names = tuple(dict.fromkeys(owners[id(p)] for _, p in own if id(p) in owners))
@@ -352,59 +455,100 @@ class Subject:
                 parameters=names,
                 representation=call.mark not in consumed and _kind(call.operation) != "embedding",
             )
-            seen.add(call.mark)
+            seen[call.mark] = call.name
+        self.overwritten = frozenset(
+            c.name
+            for c in calls
+            if c.mark is not None and first_tensor(c.output)._version != c.mark[1]  # type: ignore[union-attr]
+        )
+        """Layers whose output a later operation writes into."""
         self.layers: tuple[Layer, ...] = tuple(layers.values())
         self._by_name = layers
         self.bytes_per_row = max(bytes_per_row, 1.0)
         self.largest_bytes_per_row = max(largest, 1.0)
-        site = batch.site()
+        site = batch.site() if not self.layout.per_graph else None
         self.site_layer: str | None = None
-        if site is None:
+        if site is None and batch.divisible:
             embedding = next((x for x in self.layers if x.kind == "embedding"), None)
             if embedding is not None:
                 self.site_layer = embedding.name
-                self._say(f"inputs are integers: gradients and perturbations act on the output of '{embedding.name}'")
+                self._say(
+                    "inputs are integers: gradients and perturbations act on "
+                    f"the output of '{embedding.name}'"
+                )
         self.input_shape: tuple[int, ...] | None = (
-            tuple(site.shape[1:]) if site is not None
-            else self._by_name[self.site_layer].shape if self.site_layer else None
+            tuple(site.shape[1:])
+            if site is not None
+            else self._by_name[self.site_layer].shape
+            if self.site_layer
+            else None
         )
 
-    def _check_repeat(self, batch: Batch, output: Tensor, small: Batch | None, small_output: Tensor | None) -> None:
+    def _check_repeat(self, batch: Batch, output: Tensor) -> None:
+        args, kwargs = batch.call()
         with torch.no_grad():
             began = time.perf_counter()
-            again = primary_output(self.model(*batch.args, **batch.kwargs))
-            # The first forward pays for what is set up once.
-            self.seconds_per_row = min(self.seconds_per_row, (time.perf_counter() - began) / len(batch))
-        scale = float(output.abs().max().clamp_min(1e-12))
-        tolerance = 50 * torch.finfo(output.dtype).eps * scale
-        differ = float((again - output).abs().max())
-        self.deterministic = differ <= tolerance
+            again = _examples(primary_output(self.model(*args, **kwargs)), batch)
+            self.seconds_per_row = (time.perf_counter() - began) / len(batch)
+        differ = float((again - output).abs().max()) if again.shape == output.shape else float("inf")
+        self.deterministic = differ <= _tolerance(output)
         if not self.deterministic:
             noisy = [n for n, m in self.model.named_modules() if type(m).__name__.startswith("Dropout")]
             name = f" ({', '.join(noisy[:3])})" if noisy else ""
             self._say(
-                f"the same batch twice gives outputs that differ by {differ:.3g} in eval mode: the network draws "
-                f"random numbers{name}; every slice is measured with its own fixed seed"
+                f"the same batch twice gives outputs that differ by {differ:.3g} in eval mode: "
+                f"the network draws random numbers{name}; every slice is measured with its own fixed seed"
             )
-        self.independent_rows = batch.divisible
-        if small is not None and small_output is not None and self.deterministic:
-            m = len(small)
-            per = output.shape[0] // len(batch)
-            gap = float((output[: m * per] - small_output).abs().max()) if small_output.shape[1:] == output.shape[1:] else float("inf")
-            if gap > max(tolerance, 1e-4 * scale):
-                self.independent_rows = False
-                self._say(
-                    f"outputs of an example move by {gap:.3g} when its batch is cut in half: examples reach one "
-                    "another, so the loader's own batches are kept whole"
-                )
+
+    def _check_independence(
+        self, batch: Batch, output: Tensor, twin: Batch | None, twin_output: Tensor | None, fixed: bool
+    ) -> None:
+        self.independent_rows = batch.divisible and not fixed
+        if fixed:
+            self._say(
+                f"the network takes only batches of {len(batch)}: the loader's own batches are kept whole"
+            )
         if not batch.divisible:
-            self._say("examples are nodes of a graph: every pass takes the whole graph")
+            self._say("examples of a graph reach one another: every pass takes the loader's batches whole")
+        if twin is None or twin_output is None:
+            return
+        n, m = len(batch), len(twin)
+        per, left = divmod(output.shape[0], n)
+        if left or twin_output.shape != (per * m, *output.shape[1:]):
+            self.independent_rows = False
+            self._say(
+                f"{n} examples give outputs {list(output.shape)}, {m} of them "
+                f"{list(twin_output.shape)}: these are not answers one an example, "
+                "so the loader's own batches are kept whole"
+            )
+            return
+        if not self.deterministic:
+            return
+        shared = min(n, m) * per
+        gap = float((output[:shared] - twin_output[:shared]).abs().max())
+        if gap > max(_tolerance(output), 1e-4 * float(output.abs().max())):
+            self.independent_rows = False
+            self._say(
+                f"outputs of an example move by {gap:.3g} when its batch is cut: "
+                "examples reach one another, so the loader's own batches are kept whole"
+            )
 
     def _check_outputs(self, output: Tensor, given: str | None) -> None:
         if given == "probs":
             self.task = replace(self.task, probabilities=True)
             return
-        if given == "logits" or not self.task.categorical or output.dim() < 2:
+        task = self.task
+        if given == "logits" or not (task.categorical or task.kind == "multilabel"):
+            return
+        within = bool((output >= 0).all()) and bool((output <= 1).all()) and output.numel() >= 8
+        if (
+            (task.kind == "multilabel" or task.single_output(output))
+            and within
+            and float(output.max()) > float(output.min())
+        ):
+            self.task = replace(task, probabilities=True)
+            self._say("MT204 all outputs lie in 0..1: read as probabilities (outputs='logits' if not)")
+        if not task.categorical or output.dim() < 2:
             return
         dimension = self.task.class_dimension if output.dim() > 2 else -1
         if output.shape[dimension] < 2:
@@ -412,7 +556,9 @@ class Subject:
         sums = output.double().sum(dimension)
         if bool((output >= 0).all()) and bool((sums - 1).abs().max() < 1e-3):
             self.task = replace(self.task, probabilities=True)
-            self._say("MT204 outputs are positive and sum to 1: read as probabilities (outputs='logits' if not)")
+            self._say(
+                "MT204 outputs are positive and sum to 1: read as probabilities (outputs='logits' if not)"
+            )
 
     def _check_labels(self, output: Tensor, batch: Batch, offset: int) -> None:
         if not self.task.categorical or batch.targets is None:
@@ -421,7 +567,7 @@ class Subject:
         k = self.task.classes or int(output.shape[-1])
         labels = self.task.aligned_targets(batch.targets)
         labels = labels[labels != IGNORE]
-        check_labels(labels, k, offset, where="first batch")
+        check_labels(self.task, batch.targets, where="batch 0")
         logits = self.task.output_logits(output)
         if logits.shape[0] != labels.shape[0] or labels.numel() < 16 or offset:
             return
@@ -432,7 +578,8 @@ class Subject:
             if here < 2.0 / k and there > max(0.5, 3 * here):
                 raise SubjectError(
                     "MT205",
-                    f"accuracy on the first batch is {here:.2f}, and {there:.2f} after shifting labels by {shift}",
+                    f"accuracy on the first batch is {here:.2f}, "
+                    f"and {there:.2f} after shifting labels by {shift}",
                     fix=f"label_offset={shift} (--label-offset {shift})",
                 )
 
@@ -440,6 +587,10 @@ class Subject:
         site = batch.site()
         self.bounds: tuple[float, float] | None = None
         if site is None or not batch.divisible:
+            if given is not None:
+                raise UsageError(
+                    "MT203", "bounds are given, but the inputs are no real numbers of single examples"
+                )
             return
         low, high = float(site.min()), float(site.max())
         if given is not None:
@@ -447,7 +598,8 @@ class Subject:
             if low < given[0] - slack or high > given[1] + slack:
                 raise SubjectError(
                     "MT203",
-                    f"inputs of the first batch span {low:.3g}..{high:.3g} but bounds say {given[0]:g}..{given[1]:g}",
+                    f"inputs of the first batch span {low:.3g}..{high:.3g} "
+                    f"but bounds say {given[0]:g}..{given[1]:g}",
                     fix="give the range the network really sees: bounds=(low, high) (--bounds low,high)",
                 )
             self.bounds = (float(given[0]), float(given[1]))
@@ -459,10 +611,24 @@ class Subject:
             self.bounds = (0.0, 255.0)
             self._say("inputs are whole numbers in 0..255: taken as their bounds (bounds=... if not)")
         else:
-            self._say(f"inputs span {low:.3g}..{high:.3g} on the first batch: no bounds assumed, attacks are not clipped")
+            self._say(
+                f"inputs span {low:.3g}..{high:.3g} on the first batch: "
+                "no bounds assumed, attacks are not clipped"
+            )
 
     def _modes(self) -> None:
-        self._say("measured in eval mode")
+        self._say(
+            "measured in eval mode" if to_eval(self.model) else "measured in the mode it was exported in"
+        )
+
+
+def _examples(output: Tensor, batch: Batch) -> Tensor:
+    return output if batch.pick is None else output[batch.pick]
+
+
+def _tolerance(output: Tensor) -> float:
+    """How far two evaluations of the same may lie apart."""
+    return min(50 * torch.finfo(output.dtype).eps, 0.02) * float(output.abs().max().clamp_min(1e-12))
 
 
 def check_finite(batch: Batch, index: int) -> None:
@@ -473,57 +639,76 @@ def check_finite(batch: Batch, index: int) -> None:
     """
     tensors = [leaf if isinstance(leaf, Tensor) else getattr(leaf, "x", None) for leaf in batch.leaves()]
     for tensor in [*tensors, batch.targets]:
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
-            # A sum is finite only if all terms are (overflow aside, which the exact test then settles).
-            if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
-                what = "targets" if tensor is batch.targets else "inputs"
-                bad = (~torch.isfinite(tensor)).reshape(tensor.shape[0], -1).any(1).nonzero()[:, 0]
-                first = int(batch.rows[bad[0]]) if batch.divisible and len(bad) else 0
-                raise SubjectError(
-                    "MT206",
-                    f"{what} hold NaN or infinity",
-                    where=f"batch {index}, first at example {first}, {len(bad)} rows of the batch",
-                    fix="clean or drop these rows",
-                )
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not tensor.numel():
+            continue
+        # A sum is finite only if all terms are (overflow aside, which the exact test then settles).
+        if bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all()):
+            continue
+        bad = (~torch.isfinite(tensor)).reshape(tensor.shape[0], -1).any(1).nonzero()[:, 0]
+        own = batch.pick is None and len(tensor) == len(batch)
+        first = f"example {int(batch.rows[bad[0]])}" if own else f"row {int(bad[0])}"
+        raise SubjectError(
+            "MT206",
+            f"{'targets' if tensor is batch.targets else 'inputs'} hold NaN or infinity",
+            where=f"batch {index}, first at {first}, {len(bad)} of its {len(tensor)} rows",
+            fix="clean or drop these rows",
+        )
 
 
-def check_labels(labels: Tensor, classes: int, offset: int, where: str) -> None:
+def check_labels(task: Task, targets: Tensor, where: str) -> None:
     """Refuse labels outside the network's classes.
 
     Raises:
         SubjectError: MT205.
     """
-    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classes):
-        low, high = int(labels.min()) + offset, int(labels.max()) + offset
-        fix = f"label_offset={low} (--label-offset {low})" if high - low < classes and low > 0 else "check the labels"
-        raise SubjectError(
-            "MT205", f"labels run {low}..{high} but the network has {classes} classes", where=where, fix=fix
-        )
+    labels = task.aligned_targets(targets)
+    labels = labels[labels != IGNORE]
+    classes = task.classes or 0
+    if not labels.numel():
+        return
+    low, high = (int(x) for x in torch.aminmax(labels))
+    if low >= 0 and high < classes:
+        return
+    low, high = low + task.label_offset, high + task.label_offset
+    fix = f"check the labels; positions without one are marked {IGNORE}"
+    if high - low < classes and low > 0:
+        fix = f"label_offset={low} (--label-offset {low})"
+    raise SubjectError(
+        "MT205", f"labels run {low}..{high} but the network has {classes} classes", where=where, fix=fix
+    )
 
 
 def forward_error(error: Exception, batch: Batch, entered: Sequence[str]) -> SubjectError:
     """Say which layer a forward broke in."""
-    shapes = [f"{list(t.shape)} {str(t.dtype).replace('torch.', '')}" for t in batch.leaves() if isinstance(t, Tensor)]
-    last = next((name for name in reversed(entered) if name), "the model itself")
+    shapes = [
+        f"{list(t.shape)} {str(t.dtype).replace('torch.', '')}"
+        for t in batch.leaves()
+        if isinstance(t, Tensor)
+    ]
+    last = next((f"'{name}'" for name in reversed(entered) if name), "the model itself")
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    fix = "check that the data is what this network was trained on"
+    if "dtype" in text or "data type" in text:
+        fix = "give the network and its inputs the same dtype"
     return SubjectError(
-        "MT201",
-        f"the forward fails in '{last}': {text}",
-        where=f"inputs {', '.join(shapes)}",
-        fix="check that the data is what this network was trained on",
+        "MT201", f"the forward fails in {last}: {text}", where=f"inputs {', '.join(shapes)}", fix=fix
     )
 
 
 def _first(data: Iterable[Any]) -> Any:
     for raw in data:
         return raw
-    raise SubjectError("MT209", "the data yields no batch", fix="check the loader: an empty data set or an exhausted iterator")
+    raise SubjectError(
+        "MT209",
+        "the data yields no batch",
+        fix="check the loader: an empty data set or an exhausted iterator",
+    )
 
 
 class _Ordered:
     """A DataLoader's batches in the data set's own order, whatever its sampler would do."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, rows: Sequence[int] | None) -> None:
         from torch.utils.data import DataLoader
 
         self.dataset, self.batch_size, self.drop_last = loader.dataset, loader.batch_size, loader.drop_last
@@ -531,42 +716,71 @@ class _Ordered:
             loader.dataset,
             batch_size=loader.batch_size,
             shuffle=False,
+            sampler=rows,
             collate_fn=loader.collate_fn,
             drop_last=loader.drop_last,
             num_workers=loader.num_workers,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
         )
+        self.sampler = self._loader.sampler
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._loader)
 
 
-def _repeatable(data: Iterable[Any]) -> tuple[Iterable[Any], tuple[str, ...]]:
+def _repeatable(data: Any) -> tuple[Iterable[Any], tuple[str, ...]]:
     """Data that gives the same rows on every pass."""
-    from torch.utils.data import DataLoader, RandomSampler
+    from torch.utils.data import DataLoader, Dataset, RandomSampler, SubsetRandomSampler
 
-    if not hasattr(data, "__iter__"):
-        raise UsageError("MT123", f"data must be an iterable of batches, got a {type(data).__name__}")
-    if isinstance(data, Tensor) or hasattr(data, "edge_index"):
+    if isinstance(data, Tensor) or hasattr(data, "edge_index") or isinstance(data, Mapping):
         return [data], ("the data is one batch",)
-    if isinstance(data, Mapping):
+    if (
+        isinstance(data, tuple) and len(data) > 1 and all(isinstance(t, Tensor) and t.dim() for t in data)
+        and len({len(t) for t in data}) == 1
+    ):  # fmt: skip
         return [data], ("the data is one batch",)
-    if type(data) is DataLoader and isinstance(data.sampler, RandomSampler) and data.batch_size is not None:
-        return _Ordered(data), ("the loader shuffles: read in the data set's own order instead",)
+    if isinstance(data, Dataset) and not hasattr(data, "__iter__"):
+        size = len(data) if hasattr(data, "__len__") else 0
+        if size and not hasattr(data[0], "edge_index"):
+            said = f"a data set is given: read in batches of {DATASET_BATCH}"
+            return DataLoader(data, batch_size=DATASET_BATCH), (said,)
+    if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        raise UsageError(
+            "MT123",
+            f"data must be an iterable of batches, got a {type(data).__name__}",
+            fix="call it" if callable(data) else "give a DataLoader or a list of batches",
+        )
+    if (
+        isinstance(data, DataLoader)
+        and type(data).__iter__ is DataLoader.__iter__
+        and data.batch_size is not None
+    ):
+        if isinstance(data.sampler, SubsetRandomSampler):
+            rows = sorted(int(i) for i in data.sampler.indices)
+            return _Ordered(data, rows), ("the loader shuffles: read in the data set's own order instead",)
+        if isinstance(data.sampler, RandomSampler) and not data.sampler.replacement:
+            return _Ordered(data, None), ("the loader shuffles: read in the data set's own order instead",)
     if isinstance(data, Iterator):
         return list(data), ("the data is a one-time iterator: its batches are kept in memory",)
     return data, ()
 
 
 def _kind(operation: str) -> str:
+    if operation == "Conv1D":
+        return "linear"  # of Hugging Face's GPT-2: a linear layer by another name
     for kind, marks in _KINDS.items():
         if any(mark in operation for mark in marks):
             return kind
     return "other"
 
 
-def _graph_nodes(batch: Batch) -> int | None:
+def _nodes(batch: Batch, per_graph: bool) -> int | None:
+    """Rows a layer of a graph network has when they are its examples; None for other batches."""
     if batch.divisible:
         return None
+    if per_graph:
+        return len(batch)
     for leaf in batch.leaves():
         if hasattr(leaf, "num_nodes"):
             return int(leaf.num_nodes)
@@ -575,10 +789,10 @@ def _graph_nodes(batch: Batch) -> int | None:
 
 
 def _batch_dimension(
-    tensor: Tensor, twin: Tensor | None, n: int, small_n: int | None, graph_nodes: int | None
+    tensor: Tensor, twin: Tensor | None, n: int, small_n: int | None, nodes: int | None
 ) -> int | None:
-    if graph_nodes is not None:
-        return 0 if tensor.shape[0] == graph_nodes else None
+    if nodes is not None:
+        return 0 if tensor.shape[0] == nodes else None
     if twin is None:
         return 0 if tensor.shape[0] == n else None
     if twin.dim() != tensor.dim():
@@ -590,7 +804,9 @@ def _batch_dimension(
 
 
 def _feature_dimension(call: Call, tensor: Tensor) -> int:
-    if tensor.dim() >= 4 and not call.operation.startswith(("Linear", "linear", "LayerNorm", "layer_norm", "GELU")):
+    if tensor.dim() >= 4 and not call.operation.startswith(
+        ("Linear", "linear", "LayerNorm", "layer_norm", "GELU")
+    ):
         return 1
     if tensor.dim() == 3 and ("1d" in call.operation or call.operation in ("conv", "max_pool", "avg_pool")):
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -13,7 +14,9 @@ from torch import Tensor
 from microtome.batches import Batch
 from microtome.errors import SubjectError, UsageError, nearest
 
-Kind = Literal["classification", "multilabel", "regression", "language-modelling", "node-classification", "unlabelled"]
+Kind = Literal[
+    "classification", "multilabel", "regression", "language-modelling", "node-classification", "unlabelled"
+]
 KINDS: tuple[str, ...] = (
     "classification",
     "multilabel",
@@ -25,8 +28,14 @@ KINDS: tuple[str, ...] = (
 IGNORE = -100
 
 
+POSITIONS = 1 << 20
+"""Prediction ids of a task with several answers an example are ``row * POSITIONS + position``."""
+
+
 def primary_output(output: Any) -> Tensor:
-    """The tensor that answers: ``.logits``, or the first floating-point tensor of a tuple or dict.
+    """The tensor that answers: ``.logits``, or the first floating-point tensor of a tuple, dict or dataclass.
+
+    A single number is a loss the model computed beside its answer, and is passed over.
 
     Raises:
         SubjectError: MT208 when there is none.
@@ -41,10 +50,16 @@ def primary_output(output: Any) -> Tensor:
         values = [output[k] for k in ("logits", "output", "out") if k in output] + list(output.values())
     elif isinstance(output, (tuple, list)):
         values = output
+    elif dataclasses.is_dataclass(output):
+        values = [getattr(output, f.name) for f in dataclasses.fields(output)]
     for value in values:
-        if isinstance(value, Tensor) and value.is_floating_point():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim():
             return value
-    raise SubjectError("MT208", f"the model returns a {type(output).__name__} that holds no floating-point tensor")
+    raise SubjectError(
+        "MT208",
+        f"the model returns a {type(output).__name__} that holds no floating-point tensor of answers",
+        fix="wrap it in a module that returns its logits",
+    )
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,10 @@ class Task:
     classes: int | None = None
     class_dimension: int = -1
     shift: bool = False
+    positions: bool = False
+    """Whether an example has several predictions, one a position."""
+    one_hot: bool = False
+    """Whether targets are rows of 0 with a single 1."""
     label_offset: int = 0
     probabilities: bool = False
     statement: str = ""
@@ -71,16 +90,14 @@ class Task:
     @property
     def one_answer_per_example(self) -> bool:
         """Whether every example has exactly one prediction."""
-        return self.kind in ("classification", "node-classification") and self.class_dimension == -1 and not self.shift
+        return self.kind in ("classification", "node-classification") and not self.positions
 
     def output_logits(self, output: Tensor) -> Tensor:
         """[m, k] logits (classification) or [n, k] outputs (regression, multilabel); m predictions."""
-        if output.dtype in (torch.bfloat16, torch.float16):
-            output = output.float()
-        if self.probabilities:
-            output = output.clamp_min(torch.finfo(output.dtype).tiny).log()
+        single = self.single_output(output)
+        output = self.unscaled(output)
         if self.categorical:
-            if self.classes == 2 and (output.dim() == 1 or output.shape[self.class_dimension] == 1):
+            if single:
                 margin = output.reshape(-1)
                 return torch.stack([torch.zeros_like(margin), margin], dim=1)
             if self.shift:
@@ -90,14 +107,37 @@ class Task:
             return output.reshape(-1, output.shape[-1])
         return output.reshape(output.shape[0], -1)
 
+    def unscaled(self, output: Tensor) -> Tensor:
+        """Logits in the output's own shape, at least float32: probabilities are taken back to them."""
+        if output.dtype in (torch.bfloat16, torch.float16):
+            output = output.float()
+        if not self.probabilities:
+            return output
+        tiny = torch.finfo(output.dtype).tiny
+        log = output.clamp_min(tiny).log()
+        if self.categorical and not self.single_output(output):
+            return log
+        return log - (1 - output).clamp_min(tiny).log()
+
+    def single_output(self, output: Tensor) -> bool:
+        """Whether two classes share one output, the log-odds of the second."""
+        return (
+            self.categorical
+            and self.classes == 2
+            and (output.dim() == 1 or output.shape[self.class_dimension] == 1)
+        )
+
     def aligned_targets(self, targets: Tensor) -> Tensor:
         """[m] class indices (IGNORE where there is nothing to predict), or [n, k] values."""
         if self.categorical:
             if self.shift:
                 targets = targets[:, 1:]
+            if self.one_hot:
+                targets = targets.argmax(-1)
             flat = targets.reshape(-1).long()
             return torch.where(flat == IGNORE, flat, flat - self.label_offset) if self.label_offset else flat
-        return targets.reshape(targets.shape[0], -1).to(torch.get_default_dtype())
+        flat = targets.reshape(targets.shape[0], -1)
+        return flat if flat.dtype in (torch.float32, torch.float64) else flat.to(torch.float32)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss per prediction: cross-entropy (nats), binary cross-entropy mean over labels, or squared error.
@@ -109,78 +149,142 @@ class Task:
         if self.categorical:
             return F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORE)
         if self.kind == "multilabel":
-            return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").mean(1)
+            return F.binary_cross_entropy_with_logits(
+                logits, targets.to(logits.dtype), reduction="none"
+            ).mean(1)
         return (logits - targets.to(logits.dtype)).square().mean(1)
 
 
-def given_task(kind: str, found: Task) -> Task:
+def given_task(kind: str, found: Task, output: Tensor) -> Task:
     """The user's word on the task, completed by what was found.
 
     Raises:
-        UsageError: MT121 for an unknown task.
+        UsageError: MT121 for an unknown task, or one these outputs cannot serve.
     """
-    if kind not in KINDS:
-        raise UsageError("MT121", f"unknown task '{kind}'", where=", ".join(KINDS), fix=nearest(kind, KINDS))
+    check_kind(kind)
+    statement = f"task {kind} (given)"
     if kind == found.kind:
-        return replace(found, statement=f"task {kind} (given)")
-    return replace(found, kind=kind, shift=kind == "language-modelling" and found.shift, statement=f"task {kind} (given)")
+        return replace(found, statement=statement)
+    if kind in ("multilabel", "regression", "unlabelled"):
+        classes = int(output.reshape(output.shape[0], -1).shape[1]) if kind == "multilabel" else None
+        return Task(kind, classes, statement=statement)  # type: ignore[arg-type]
+    if found.classes is None or not found.categorical:
+        raise UsageError("MT121", f"task '{kind}' does not fit", where=f"found: {found.statement}")
+    shift = kind == "language-modelling" and found.shift
+    return replace(found, kind=kind, shift=shift, statement=statement)  # type: ignore[arg-type]
 
 
-def infer_task(output: Tensor, batch: Batch, kind: str | None = None) -> Task:
+def check_kind(kind: str | None) -> None:
+    """Refuse a task that does not exist.
+
+    Raises:
+        UsageError: MT121.
+    """
+    if kind is not None and kind not in KINDS:
+        raise UsageError("MT121", f"unknown task '{kind}'", where=", ".join(KINDS), fix=nearest(kind, KINDS))
+
+
+def infer_task(output: Tensor, batch: Batch, kind: str | None = None, nodes: bool = False) -> Task:
     """Read the task off one batch of outputs and targets.
+
+    Args:
+        kind: the user's word on it, where what is found leaves a choice.
+        nodes: whether examples are nodes of a graph.
 
     Raises:
         SubjectError: MT202 when outputs and targets cannot belong together.
     """
     targets = batch.targets
-    if not batch.divisible and targets is not None and not targets.is_floating_point() and targets.dim() == 1:
-        k = output.shape[-1]
-        return Task("node-classification", k, statement=f"node classification with {k} classes: integer targets")
-    if targets is None and not (output.dim() == 3 and _token_ids(batch) is not None):
+    if kind == "unlabelled" or (targets is None and (output.dim() != 3 or _token_ids(batch) is None)):
         return Task("unlabelled", statement="no targets: only questions that need none are asked")
     if targets is None:
         return Task(
             "language-modelling",
             output.shape[-1],
             shift=True,
-            statement=f"next-token language modelling over {output.shape[-1]} tokens: outputs a position, no targets",
+            positions=True,
+            statement=f"next-token language modelling over {output.shape[-1]} tokens: no targets",
         )
-    integer = not targets.is_floating_point() and targets.dtype != torch.bool
-    if integer and output.dim() == 3 and targets.shape == output.shape[:2]:
-        ids = _token_ids(batch)
-        k = output.shape[-1]
-        if ids is not None and ids.shape == targets.shape:
-            kept = targets != IGNORE
-            if torch.equal(ids[kept], targets[kept]):
-                words = "targets are the inputs, predictions are shifted by one"
-                return Task("language-modelling", k, shift=True, statement=f"language modelling over {k} tokens: {words}")
-            if torch.equal(ids[:, 1:][kept[:, :-1]], targets[:, :-1][kept[:, :-1]]):
-                words = "targets are the inputs one step later"
-                return Task("language-modelling", k, statement=f"language modelling over {k} tokens: {words}")
-        return Task("classification", k, statement=f"classification of every position into {k} classes")
-    if integer and targets.dim() <= 1 and kind != "regression" and output.shape[0] == targets.shape[0]:
-        if output.dim() == 1 or (output.dim() == 2 and output.shape[1] == 1):
-            if int(targets.min()) >= 0 and int(targets.max()) <= 1:
-                return Task("classification", 2, statement="binary classification: one output, integer targets 0 and 1")
-            return Task("regression", statement="regression: one output, integer targets")
-        if output.dim() == 2:
-            k = output.shape[1]
-            return Task("classification", k, statement=f"classification with {k} classes: integer targets, {k} outputs")
-    if integer and output.dim() >= 3 and targets.shape == (output.shape[0], *output.shape[2:]):
-        k = output.shape[1]
-        return Task("classification", k, class_dimension=1, statement=f"classification of every position into {k} classes")
-    flat_output, flat_targets = output.reshape(output.shape[0], -1), targets.reshape(targets.shape[0], -1)
-    if flat_output.shape == flat_targets.shape:
-        values = flat_targets.unique()
-        binary = bool(((values == 0) | (values == 1)).all())
-        if kind == "multilabel" or (kind is None and binary and flat_targets.shape[1] > 1):
-            k = flat_targets.shape[1]
-            return Task("multilabel", k, statement=f"multi-label classification with {k} labels: targets are 0 or 1")
-        return Task("regression", statement=f"regression of {flat_targets.shape[1]} values: real targets")
+    if output.dim() and output.shape[0] == targets.shape[0]:
+        found = _labelled_task(output, targets, batch, kind, nodes)
+        if found is not None:
+            return found
     raise SubjectError(
         "MT202",
-        f"outputs {list(output.shape)} and targets {list(targets.shape)} ({targets.dtype}) fit no known task",
-        fix="integer targets [n] for classification, targets of the outputs' shape for regression; or name the target key",
+        f"outputs {list(output.shape)} and targets {list(targets.shape)} "
+        f"({str(targets.dtype).replace('torch.', '')}) fit no known task",
+        fix="give integer targets [n] for classification, targets of the outputs' shape for regression",
+    )
+
+
+def _labelled_task(
+    output: Tensor, targets: Tensor, batch: Batch, kind: str | None, nodes: bool
+) -> Task | None:
+    integer = not targets.is_floating_point() and targets.dtype != torch.bool
+    columns = targets.reshape(targets.shape[0], -1).shape[1]
+    if integer and output.dim() == 3 and targets.shape == output.shape[:2] and kind != "regression":
+        return _sequence_task(output, targets, batch)
+    if output.reshape(output.shape[0], -1).shape[1] == 1 and columns == 1:
+        if kind in (None, "classification") and _binary(targets, both=not integer):
+            words = "binary classification: one output, targets 0 and 1"
+            return Task(
+                "classification", 2, statement=words + ("" if integer else " (task='regression' if not)")
+            )
+        if kind in (None, "regression"):
+            return Task(
+                "regression", statement=f"regression of 1 value: {'integer' if integer else 'real'} targets"
+            )
+        return (
+            Task("multilabel", 1, statement="multi-label classification with 1 label")
+            if kind == "multilabel"
+            else None
+        )
+    if integer and columns == 1 and kind not in ("regression", "multilabel") and output.dim() == 2:
+        k = output.shape[1]
+        if nodes:
+            return Task(
+                "node-classification", k, statement=f"node classification with {k} classes: integer targets"
+            )
+        return Task(
+            "classification", k, statement=f"classification with {k} classes: integer targets, {k} outputs"
+        )
+    if integer and output.dim() >= 3 and targets.shape == (output.shape[0], *output.shape[2:]):
+        k = output.shape[1]
+        words = f"classification of every position into {k} classes"
+        return Task("classification", k, class_dimension=1, positions=True, statement=words)
+    if output.reshape(output.shape[0], -1).shape[1] != columns:
+        return None
+    single = bool((targets.reshape(-1, columns).sum(1) == 1).all()) and len(targets) > 1
+    if _binary(targets) and kind in (None, "classification") and output.dim() == 2 and (single or kind):
+        words = f"classification with {columns} classes: one-hot targets (task='multilabel' if not)"
+        return Task("classification", columns, one_hot=True, statement=words) if single else None
+    if kind == "multilabel" or (kind is None and _binary(targets)):
+        words = f"multi-label classification with {columns} labels: targets are 0 or 1"
+        return Task("multilabel", columns, statement=words)
+    return Task("regression", statement=f"regression of {columns} values: real targets")
+
+
+def _binary(targets: Tensor, both: bool = False) -> bool:
+    """Whether all targets are 0 or 1 (and both occur, so that a constant is not taken for a class)."""
+    values = targets.unique().tolist()
+    return set(values) <= {0, 1} and (not both or len(values) == 2)
+
+
+def _sequence_task(output: Tensor, targets: Tensor, batch: Batch) -> Task:
+    ids = _token_ids(batch)
+    k = output.shape[-1]
+    if ids is not None and ids.shape == targets.shape:
+        kept = targets != IGNORE
+        if torch.equal(ids[kept], targets[kept].to(ids.dtype)):
+            words = (
+                f"language modelling over {k} tokens: targets are the inputs, predictions are shifted by one"
+            )
+            return Task("language-modelling", k, shift=True, positions=True, statement=words)
+        if torch.equal(ids[:, 1:][kept[:, :-1]], targets[:, :-1][kept[:, :-1]].to(ids.dtype)):
+            words = f"language modelling over {k} tokens: targets are the inputs one step later"
+            return Task("language-modelling", k, positions=True, statement=words)
+    return Task(
+        "classification", k, positions=True, statement=f"classification of every position into {k} classes"
     )
 
 

@@ -14,6 +14,7 @@ from microtome.signals.expression import Signal
 from microtome.signals.noise import row_uniform
 
 State = dict[str, Tensor]
+DIFFERENT_LENGTH = "rows of different shape (sequences of different length) cannot be joined"
 
 
 class Selection(ABC):
@@ -104,7 +105,12 @@ class Fold(ABC):
             return a
         if any(a[k].device != v.device and v.dim() for k, v in b.items()):
             b = {k: v.to(a[k].device) for k, v in b.items()}  # a state read back from disk lives on the CPU
-        return self.merge(a, b)
+        try:
+            return self.merge(a, b)
+        except RuntimeError as error:
+            if any(k in b and v.dim() and v.shape[1:] != b[k].shape[1:] for k, v in a.items()):
+                raise Refusal(DIFFERENT_LENGTH) from error
+            raise
 
     def read(self, state: State | None) -> Any:
         """The result.

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from microtome.errors import Refusal
-from microtome.folds.base import Fold, State, wide
+from microtome.folds.base import DIFFERENT_LENGTH, Fold, State, wide
 from microtome.signals.noise import row_uniform
 
 
 class MomentsResult(NamedTuple):
     """Elementwise moments over rows."""
 
-    count: int
+    count: int  # type: ignore[assignment]
     mean: Tensor
     """[...] float64."""
     variance: Tensor
@@ -52,6 +52,8 @@ class Moments(Fold):
 
     def merge(self, a: State, b: State) -> State:
         """Chan, Golub & LeVeque 1979."""
+        if a["mean"].shape != b["mean"].shape:  # which may broadcast
+            raise Refusal(DIFFERENT_LENGTH)
         n = a["n"] + b["n"]
         delta = b["mean"] - a["mean"]
         share = float(b["n"] / n)
@@ -82,6 +84,8 @@ class Sum(Fold):
 
     def merge(self, a: State, b: State) -> State:
         """Add."""
+        if a["sum"].shape != b["sum"].shape:
+            raise Refusal(DIFFERENT_LENGTH)
         return {"sum": a["sum"].add_(b["sum"])}
 
     def result(self, state: State) -> Tensor:
@@ -92,7 +96,7 @@ class Sum(Fold):
 class CovarianceResult(NamedTuple):
     """First and second moments of vectors."""
 
-    count: int
+    count: int  # type: ignore[assignment]
     mean: Tensor
     """[d] float64."""
     covariance: Tensor
@@ -157,7 +161,7 @@ class CrossCovariance(Fold):
 class GroupedResult(NamedTuple):
     """Moments of each group; groups without rows have count 0 and zeros."""
 
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]
     """[k] int64."""
     mean: Tensor
     """[k, d] float64."""

@@ -17,11 +17,10 @@ class Chunker:
         rows: sorted int64 ids of the group, or None for all.
         size: rows in a slice.
         skip: rows already done by an interrupted run.
-        whole: keep the loader's own batches (examples reach one another).
     """
 
-    def __init__(self, rows: Tensor | None, size: int, *, skip: int = 0, whole: bool = False) -> None:
-        self.rows, self.size, self.skip, self.whole = rows, size, skip, whole
+    def __init__(self, rows: Tensor | None, size: int, *, skip: int = 0) -> None:
+        self.rows, self.size, self.skip = rows, size, skip
         self._waiting: list[Batch] = []
         self._count = 0
 
@@ -35,9 +34,8 @@ class Chunker:
             self.skip -= done
             if done == len(part):
                 return
-            if part.divisible:
-                part = part.take(slice(done, None))
-        if self.whole or not part.divisible:
+            part = part.take(slice(done, None))
+        if not part.divisible:
             yield part
             return
         if self._waiting and not joinable(self._waiting[-1], part):
@@ -62,7 +60,7 @@ class Chunker:
                 yield piece
 
     def _mine(self, batch: Batch) -> Batch | None:
-        if self.rows is None or not batch.divisible:
+        if self.rows is None:
             return batch
         first, last = int(batch.rows[0]), int(batch.rows[-1])
         low = int(torch.searchsorted(self.rows, first))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -38,8 +39,10 @@ def selection_key(subject: Subject, fold: Fold) -> tuple[bytes, Tensor | None]:
     Raises:
         Refusal: when it names rows that do not exist.
     """
-    rows = fold.over.rows(subject.examples) if subject.layout.kind != "graph" else None
-    return (b"all", None) if rows is None else (rows.numpy().tobytes(), rows)
+    rows = fold.over.rows(subject.examples)
+    if rows is None:
+        return b"all", None
+    return hashlib.blake2b(rows.numpy().tobytes(), digest_size=16).digest(), rows
 
 
 def make_groups(subject: Subject, folds: Iterable[Fold], budget: int) -> list[Group]:

@@ -116,7 +116,11 @@ def _alike(worlds: tuple[WorldLine, ...]) -> list[list[WorldLine]]:
     for world in worlds:
         last = runs[-1][-1] if runs else None
         kind = world.where.split("(", 2)[:2]
-        if last and (last.signals, last.askers) == (world.signals, world.askers) and last.where.split("(", 2)[:2] == kind:
+        if (
+            last
+            and (last.signals, last.askers) == (world.signals, world.askers)
+            and last.where.split("(", 2)[:2] == kind
+        ):
             runs[-1].append(world)
         else:
             runs.append([world])
@@ -125,7 +129,9 @@ def _alike(worlds: tuple[WorldLine, ...]) -> list[list[WorldLine]]:
 
 def _world_line(run: list[WorldLine], width: int) -> str:
     first = run[0]
-    signals = ", ".join(first.signals[:4]) + (f" and {len(first.signals) - 4} more" if len(first.signals) > 4 else "")
+    signals = ", ".join(first.signals[:4]) + (
+        f" and {len(first.signals) - 4} more" if len(first.signals) > 4 else ""
+    )
     where = first.where or "as it is"
     if len(run) > 1:
         where = f"{len(run)} worlds from {first.where} to {run[-1].where}"

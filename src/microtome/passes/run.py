@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal as os_signal
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,8 @@ from microtome.passes.groups import Group, make_groups, selection_key
 from microtome.passes.plan import describe_group, folds_of
 from microtome.passes.state import SavedRound, StateFolder
 from microtome.progress import Silent, Watcher
-from microtome.signals.capture import left_as_found
-from microtome.signals.evaluate import Evaluator, Failure, is_out_of_memory
+from microtome.signals.capture import is_out_of_memory, left_as_found, seed_random
+from microtome.signals.evaluate import Evaluator, Failure
 from microtome.subject import Subject
 
 
@@ -86,7 +88,12 @@ class Run:
         self.stopped = False
         self.evaluator = Evaluator(subject, seed=seed, cache_bytes=max(budget // 8, 1 << 20))
         self._cache: dict[bytes, Batch] = {}
+        self._guarded = ExitStack()
+        self._others: set[int] = set()
         self._marks: list[float] = []
+        """What tells the batches of the first pass from others."""
+        self._read_whole = False
+        """Whether the marks are those of a whole pass, or of the part an interrupted run had read."""
         self._limit: int | None = None
         self._stop = threading.Event()
 
@@ -94,7 +101,7 @@ class Run:
 
     def execute(self) -> dict[str, Finding]:
         """Run to the end, or until stopped; returns the findings by name, missing ones included."""
-        with self._interruptible(), left_as_found(self.subject.model):
+        with self._interruptible(), left_as_found(self.subject.model), self._guarded:
             live = self._start()
             index = 0
             try:
@@ -105,6 +112,12 @@ class Run:
                     self.evaluator.forget()
             except Stopped:
                 self.stopped = True
+            except SubjectError as error:
+                if not any(f.status == "measured" for f in self.findings.values()):
+                    raise
+                # What other instruments have measured is kept.
+                for one in live:
+                    self._finish(one.name, Finding(status="failed", reason=str(error)), one)
             finally:
                 for one in live:
                     one.generator.close()
@@ -151,9 +164,9 @@ class Run:
                 finding = Finding(status="failed", reason="the instrument returned no finding")
         except Refusal as refusal:
             finding = refused(str(refusal))
-        except MicrotomeError:
-            raise
         except Exception as error:
+            if isinstance(error, MicrotomeError) and not one.rounds:
+                raise  # what was asked for cannot be understood, and nothing has run yet
             if is_out_of_memory(error):
                 finding = Finding(status="failed", reason="memory ran out while it worked on its results")
             else:
@@ -226,14 +239,20 @@ class Run:
 
     # -- one pass ----------------------------------------------------------------------------------
 
-    def _round(self, index: int, live: list[_Live]) -> tuple[dict[Fold, State | None], dict[Fold, BaseException]]:
+    def _round(
+        self, index: int, live: list[_Live]
+    ) -> tuple[dict[Fold, State | None], dict[Fold, BaseException]]:
         groups = make_groups(self.subject, (f for one in live for f in one.folds), self.budget)
         order = [fold for group in groups for fold in group.folds]
+        for world in (world for group in groups for world in group.program.worlds):
+            if world.subject is not None:
+                self._guard(world.subject)
         work = _Work(order)
         saved = self.states.load(index, order) if self.states is not None else None
         if saved is not None:
             work.states, work.failures = saved.states, saved.failures
-            self._marks = saved.marks or self._marks
+            if saved.marks:
+                self._marks, self._read_whole = saved.marks, saved.complete or self._read_whole
             if saved.complete and not saved.omitted:
                 return work.states, work.failures
             if saved.complete:
@@ -282,26 +301,28 @@ class Run:
                 cached = self._cache[group.key]
                 if skip >= len(cached):
                     continue
-                rest = cached.take(slice(skip, None)) if cached.divisible and skip else cached
-                for piece in self._pieces(group, rest):
+                rest = cached.take(slice(skip, None)) if skip else cached
+                for piece in split(rest, group.size):
                     self._slice(index, group, groups, work, piece)
         if not waiting:
             return
-        whole = not self.subject.independent_rows
-        chunkers = {
-            g.key: Chunker(g.rows, g.size, skip=work.done.get(g.key, 0), whole=whole) for g in waiting
-        }
-        keepers = {g.key: _Keeper(g.rows, self.budget // 8) for g in waiting}
-        first_pass = not self._marks
+        chunkers = {g.key: Chunker(g.rows, g.size, skip=work.done.get(g.key, 0)) for g in waiting}
+        room = self.budget // 8 - sum(batch.bytes() for batch in self._cache.values())
+        keepers = {g.key: _Keeper(g.rows, room // len(waiting)) for g in waiting}
         marks: list[float] = []
+        count = 0
+        seed_random(self.evaluator.seed)
         for number, batch in enumerate(self.subject.batches()):
             mark = _fingerprint(batch)
             marks.append(mark)
-            if not first_pass and (number >= len(self._marks) or self._marks[number] != mark):
-                raise SubjectError(
-                    "MT210", f"batch {number} holds other rows than on the first pass",
-                    fix="give data that comes in the same order on every pass (shuffle=False, no random augmentation)",
-                )
+            count += len(batch)
+            known = self._marks[number] if number < len(self._marks) else None
+            if known is None and self._read_whole:
+                raise _changed(f"there is a batch {number}, which the first pass did not have")
+            if known is not None and not math.isclose(mark, known, rel_tol=1e-9):
+                raise _changed(f"batch {number} holds other rows than on the first pass")
+            if len(marks) > len(self._marks):
+                self._marks.append(mark)
             for group in waiting:
                 keepers[group.key].feed(batch)
                 for piece in chunkers[group.key].feed(batch):
@@ -312,19 +333,23 @@ class Run:
             kept = keepers[group.key].batch()
             if kept is not None:
                 self._cache[group.key] = kept
-        self._marks = marks
+        if count != self.subject.examples or len(marks) < len(self._marks):
+            raise _changed(
+                f"this pass gave {count} examples, the data was counted at {self.subject.examples}"
+            )
+        self._read_whole = True
 
-    def _pieces(self, group: Group, batch: Batch) -> Iterator[Batch]:
-        if not self.subject.independent_rows:
-            yield batch
-            return
-        yield from split(batch, group.size)
+    def _guard(self, subject: Subject) -> None:
+        """A second network is left as found, too."""
+        if id(subject.model) not in self._others and subject.model is not self.subject.model:
+            self._others.add(id(subject.model))
+            self._guarded.enter_context(left_as_found(subject.model))
 
     def _slice(self, index: int, group: Group, groups: list[Group], work: _Work, batch: Batch) -> None:
         queue = [batch]
         while queue:
             piece = queue.pop(0)
-            if len(piece) > group.size and self.subject.independent_rows and piece.divisible:
+            if len(piece) > group.size and piece.divisible:
                 queue = [*split(piece, group.size), *queue]
                 continue
             self.evaluator.rows_limit = max(group.size, 1)
@@ -347,15 +372,19 @@ class Run:
             work.saved_at = time.monotonic()
         if self._stop.is_set():
             if self.states is not None:
-                self.states.save(index, work.order, work.saved(complete=False, groups=groups, marks=self._marks))
+                self.states.save(
+                    index, work.order, work.saved(complete=False, groups=groups, marks=self._marks)
+                )
             raise Stopped
 
     def _halve(self, group: Group, piece: Batch) -> tuple[Batch, ...]:
         size = len(piece)
-        if size == 1 or not piece.divisible or not self.subject.independent_rows:
+        if size == 1 or not piece.divisible:
             what = "one example" if size == 1 else "the whole batch, which cannot be cut,"
             raise SubjectError(
-                "MT302", f"{what} needs more memory than there is", where=f"row {int(piece.rows[0])}",
+                "MT302",
+                f"{what} needs more memory than there is",
+                where=f"row {int(piece.rows[0])}",
                 fix="skip the hungriest instruments (microtome plan shows them) or use a smaller input",
             )
         group.size = self._limit = max(size // 2, 1)
@@ -443,14 +472,16 @@ class _Collector:
             else:
                 later = True
         if later:
-            # Kept past this moment: a later in-place operation of the model must not change it.
-            self.values[signal] = value.clone() if isinstance(value, torch.Tensor) and signal.kind != "derived" else value
+            self.values[signal] = value
 
     def _lift(self, fold: Fold, signal: Any, value: Any) -> None:
         values = [value if s == signal else self.values[s] for s in fold.signals]
         failure = next((v for v in values if isinstance(v, Failure)), None)
         if failure is not None:
             self.failed[fold] = failure.error
+            return
+        if any(v is None for v in values):
+            self.failed[fold] = Refusal("the data has no targets")
             return
         began = time.perf_counter()
         try:
@@ -477,8 +508,7 @@ class _Collector:
             try:
                 work.states[fold] = fold.join(work.states.get(fold), state)
             except Exception as error:
-                if is_out_of_memory(error):
-                    raise
+                # Half of the slice is joined by now: memory that runs out here cannot be tried again.
                 work.failures[fold] = error
                 work.states.pop(fold, None)
             spent = self.spent.get(fold, 0.0) + time.perf_counter() - began
@@ -517,6 +547,12 @@ class _Keeper:
         return kept
 
 
+def _changed(what: str) -> SubjectError:
+    return SubjectError(
+        "MT210", what, fix="give data that comes in the same order on every pass (no generator of its own)"
+    )
+
+
 def _fingerprint(batch: Batch) -> float:
     total = float(len(batch))
     for leaf in [*batch.leaves(), batch.targets]:
@@ -524,11 +560,15 @@ def _fingerprint(batch: Batch) -> float:
         if isinstance(tensor, torch.Tensor) and tensor.numel():
             # Strided, so that reading stays cheap; position-dependent, so that order matters.
             sample = tensor.reshape(-1)[:: max(tensor.numel() // 4096, 1)].double()
-            total += float((sample * torch.linspace(1, 2, len(sample), dtype=torch.float64, device=sample.device)).sum())
+            total += float(
+                (sample * torch.linspace(1, 2, len(sample), dtype=torch.float64, device=sample.device)).sum()
+            )
     return total
 
 
-def run_instruments(subject: Subject, instruments: Mapping[str, Instrument], **options: Any) -> dict[str, Finding]:
+def run_instruments(
+    subject: Subject, instruments: Mapping[str, Instrument], **options: Any
+) -> dict[str, Finding]:
     """Run instruments on a subject and return their findings; see :class:`Run` for the options."""
     options.setdefault("budget", 2 << 30)
     return Run(subject, instruments, **options).execute()

@@ -61,7 +61,7 @@ class StateFolder:
             raise StoreError("MT130", f"cannot write to the store: {error}", where=str(folder)) from error
 
     def save(self, index: int, order: list[Fold], saved: SavedRound) -> None:
-        """Write a round down. The header names the tensor file, so a crash between the two leaves the old pair."""
+        """Write a round down. The header names the tensor file: a crash between them leaves the old pair."""
         tensors: dict[str, torch.Tensor] = {}
         omitted: list[int] = []
         for i, fold in enumerate(order):
@@ -76,10 +76,7 @@ class StateFolder:
         header = self.folder / f"round{index:04d}.json"
         previous = self._header(header)
         position = {fold: str(i) for i, fold in enumerate(order)}
-        failures = {
-            position[f]: (type(e).__name__, str(e))
-            for f, e in saved.failures.items()
-        }
+        failures = {position[f]: (type(e).__name__, str(e)) for f, e in saved.failures.items()}
         content = _Header(saved.complete, len(order), failures, saved.groups, saved.marks, name, omitted)
         try:
             save_file(tensors, self.folder / name)
@@ -87,7 +84,9 @@ class StateFolder:
             temporary.write_bytes(msgspec.json.encode(content))
             temporary.replace(header)
         except OSError as error:
-            raise StoreError("MT130", f"cannot save the running state: {error}", where=str(self.folder)) from error
+            raise StoreError(
+                "MT130", f"cannot save the running state: {error}", where=str(self.folder)
+            ) from error
         if previous is not None and previous.file != name:
             (self.folder / previous.file).unlink(missing_ok=True)
 

@@ -28,7 +28,7 @@ from microtome.signals.expression import (
     signal,
     source,
 )
-from microtome.task import IGNORE, Task
+from microtome.task import IGNORE, POSITIONS, Task
 
 __all__ = [
     "HERE",
@@ -111,9 +111,14 @@ def labels(targets: Tensor | None, task: Task) -> Tensor:
 
 @signal
 def prediction_ids(rows: Tensor, outputs: Tensor, targets: Tensor | None, task: Task) -> Tensor:
-    """[m] int64, unique to each prediction and independent of how the data is cut."""
-    count = task.output_logits(outputs).shape[0] // rows.shape[0]
-    ids = rows if count == 1 else (rows[:, None] * count + torch.arange(count)).reshape(-1)
+    """[m] int64, unique to each prediction and independent of how the data is cut.
+
+    The example's id; with several predictions an example, ``row * POSITIONS + position``.
+    """
+    ids = rows
+    if task.positions:
+        count = task.output_logits(outputs).shape[0] // max(rows.shape[0], 1)
+        ids = (rows[:, None] * POSITIONS + torch.arange(count, device=rows.device)).reshape(-1)
     kept = _kept(targets, task)
     return ids if kept is None else ids[kept.to(ids.device)]
 
@@ -154,7 +159,7 @@ def loss(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
 
 @signal
 def score(outputs: Tensor, task: Task) -> Tensor:
-    """[n] the scalar an explanation explains: the largest logit (of the last position), or the summed output."""
+    """[n] what an explanation explains: the largest logit (of the last position), or the summed output."""
     last = _last_answer(outputs, task)
     return last.max(1).values if task.kind != "regression" else last.sum(1)
 
@@ -162,15 +167,14 @@ def score(outputs: Tensor, task: Task) -> Tensor:
 def _last_answer(outputs: Tensor, task: Task) -> Tensor:
     """[n, k] the answer of each example; of its last position when it has several."""
     n = outputs.shape[0]
-    if task.probabilities:
-        outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
-    whole = task.class_dimension == -1 or not task.categorical
-    flat = outputs if whole or outputs.dim() == 2 else outputs.movedim(1, -1)
-    flat = flat if flat.dim() <= 2 else flat.reshape(n, -1, flat.shape[-1])[:, -1]
-    if task.categorical and task.classes == 2 and (flat.dim() == 1 or flat.shape[1] == 1):
+    flat = task.unscaled(outputs)
+    if not task.categorical:
+        return flat.reshape(n, -1)
+    if task.single_output(flat):
         margin = flat.reshape(n)
-        flat = torch.stack([torch.zeros_like(margin), margin], dim=1)
-    return flat.reshape(n, -1)
+        return torch.stack([torch.zeros_like(margin), margin], dim=1)
+    flat = flat.movedim(1, -1) if task.class_dimension == 1 and flat.dim() > 2 else flat
+    return flat if flat.dim() == 2 else flat.reshape(n, -1, flat.shape[-1])[:, -1]
 
 
 def answer() -> Signal:
@@ -184,7 +188,7 @@ def _answer(outputs: Tensor, task: Task) -> Tensor:
 
 
 def class_score(classes: Constant) -> Signal:
-    """[n] logit of a class fixed beforehand for each example, so that moving the input cannot change the question."""
+    """[n] logit of a class fixed beforehand for each example: moving the input cannot change the question."""
     return derive(_class_score, outputs, rows, task, classes, name="class_score")
 
 
@@ -242,7 +246,9 @@ def hessian_vector_products(of: Signal, vectors: Constant) -> Signal:
 
 def example_gradient_norms(of: Signal) -> Signal:
     """[n, t] squared norm of each example's own parameter gradient, by parameter tensor."""
-    return Signal(kind="example_gradients", arguments=(of,), world=_world_of(of), name="example_gradient_norms")
+    return Signal(
+        kind="example_gradients", arguments=(of,), world=_world_of(of), name="example_gradient_norms"
+    )
 
 
 def across(inner: Signal, variation: Variation, weights: tuple[float, ...] | None = None) -> Signal:
@@ -251,9 +257,7 @@ def across(inner: Signal, variation: Variation, weights: tuple[float, ...] | Non
     Returns:
         [n, count, ...], or [n, ...] summed with ``weights`` (length count) without keeping the copies.
     """
-    return Signal(
-        kind="across", arguments=(inner, variation, weights), world=_world_of(inner), name="across"
-    )
+    return Signal(kind="across", arguments=(inner, variation, weights), world=_world_of(inner), name="across")
 
 
 def profile() -> Signal:

@@ -7,6 +7,8 @@ calls by a torch-function mode, which works on any eager model and leaves nothin
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -54,6 +56,14 @@ def _marks(values: Any) -> tuple[tuple[int, int], ...]:
     return tuple((id(v), v._version) for v in values if isinstance(v, Tensor))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on any device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
 class StopForward(BaseException):
     """Raised from a hook when everything wanted has been seen."""
 
@@ -62,14 +72,21 @@ def first_tensor(value: Any) -> Tensor | None:
     """The tensor that stands for a call's output: itself, or the first floating-point one inside."""
     if isinstance(value, Tensor):
         return value if value.is_floating_point() else None
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            found = first_tensor(item)
-            if found is not None:
-                return found
+    for _, item in _items(value):
+        found = first_tensor(item)
+        if found is not None:
+            return found
     return None
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, (tuple, list)):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+    return []
 
 
 def _mark(output: Any) -> tuple[int, int] | None:
@@ -78,15 +95,22 @@ def _mark(output: Any) -> tuple[int, int] | None:
 
 
 def replace_first(value: Any, tensor: Tensor) -> Any:
-    """The same output with its standing-in tensor replaced."""
+    """The same output with its standing-in tensor replaced; containers are copied, never changed."""
     if isinstance(value, Tensor):
         return tensor
-    if isinstance(value, tuple) and type(value) is tuple:
-        items = list(value)
-        for i, item in enumerate(items):
-            if first_tensor(item) is not None:
-                items[i] = replace_first(item, tensor)
-                return tuple(items)
+    for key, item in _items(value):
+        if first_tensor(item) is None:
+            continue
+        new = replace_first(item, tensor)
+        if isinstance(value, tuple):
+            items = [*value[:key], new, *value[key + 1 :]]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        changed = copy.copy(value)
+        if isinstance(value, (Mapping, list)):
+            changed[key] = new
+        else:
+            object.__setattr__(changed, key, new)
+        return changed
     return value
 
 
@@ -112,6 +136,33 @@ class _Scope:
         return name if count == 1 else f"{name}#{count}"
 
 
+@dataclass(frozen=True)
+class _Traced:
+    """Where a call of a traced program comes from: its graph knows the modules that are no more."""
+
+    name: str
+    operation: str
+
+
+def _traced_calls(model: nn.Module) -> list[_Traced] | None:
+    """The functional calls of an exported or traced program in order, or None for any other model."""
+    if not isinstance(model, torch.fx.GraphModule):
+        return None
+    calls = []
+    for node in model.graph.nodes:
+        short = FUNCTIONAL.get(getattr(node.target, "__name__", "").partition(".")[0])
+        if node.op != "call_function" or short is None:
+            continue
+        stack = [(path, kind) for path, kind in (node.meta.get("nn_module_stack") or {}).values()]
+        path, kind = stack[-1] if stack else ("", "")
+        kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+        if kind.startswith("torch.nn.modules."):
+            calls.append(_Traced(path, kind.rsplit(".", 1)[-1]))
+        else:
+            calls.append(_Traced(f"{path}.{short}" if path else short, short))
+    return calls
+
+
 class _FunctionWatcher(TorchFunctionMode):
     def __init__(
         self,
@@ -120,20 +171,29 @@ class _FunctionWatcher(TorchFunctionMode):
         visit: Visitor | None,
         seen: list[Call] | None,
         entered: Callable[[str], None] | None,
+        modules: Mapping[str, nn.Module],
+        traced: Iterator[_Traced] | None,
     ) -> None:
         super().__init__()
         self.scope, self.native, self.visit, self.seen, self.entered = scope, native, visit, seen, entered
+        self.modules, self.traced = modules, traced
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        short = FUNCTIONAL.get(getattr(func, "__name__", ""))
+        short = FUNCTIONAL.get(getattr(func, "__name__", "").partition(".")[0])
         scope = self.scope
         if short is None or not scope.stack or scope.stack[-1] in self.native:
             return func(*args, **(kwargs or {}))
         given = _marks(args) if self.seen is not None else ()
         path = scope.stack[-1]
-        plain = f"{path}.{short}" if path else short
+        traced = next(self.traced, None) if self.traced is not None else None
+        if traced is None:
+            plain, operation, module = f"{path}.{short}" if path else short, short, None
+            if plain in self.modules:  # a module has the very name this call would get
+                plain = f"{path}.F.{short}" if path else f"F.{short}"
+        else:
+            plain, operation, module = traced.name, traced.operation, self.modules.get(traced.name)
         if self.entered is not None:
             self.entered(scope.coming(plain))
         scope.stack.append("\0inside")  # a functional call's own functional calls are not layers
@@ -144,20 +204,29 @@ class _FunctionWatcher(TorchFunctionMode):
             scope.stack.pop()
         name = scope.number(plain)
         if self.seen is not None:
-            self.seen.append(Call(name, short, None, output, _mark(output), given, True))
+            self.seen.append(Call(name, operation, module, output, _mark(output), given, True))
         if self.visit is not None:
             changed = self.visit(name, output)
             return output if changed is None else changed
         return output
 
 
+_CONTAINERS = (
+    nn.Sequential,
+    nn.ModuleList,
+    nn.ModuleDict,
+    nn.TransformerEncoderLayer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoderLayer,
+    nn.TransformerDecoder,
+    nn.Transformer,
+)
+
+
 def _is_native(module: nn.Module) -> bool:
     """A layer of torch itself: what it does inside is one call."""
     kind = type(module).__module__
-    return kind.startswith(("torch.nn.modules", "torch.ao")) and not isinstance(
-        module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.TransformerEncoderLayer, nn.TransformerEncoder,
-                 nn.TransformerDecoderLayer, nn.TransformerDecoder, nn.Transformer)
-    )  # fmt: skip
+    return kind.startswith(("torch.nn.modules", "torch.ao")) and not isinstance(module, _CONTAINERS)
 
 
 @contextmanager
@@ -182,8 +251,11 @@ def watching(
     native = {name for name, module in modules.items() if _is_native(module)}
     everything = seen is not None or wanted is None
     # Functional calls are attributed to the innermost module, so their names need every module's entry.
-    functional = everything or any(_functional_name(name, modules) for name in wanted or ())
-    hooked = modules if functional or entered else {n: m for n, m in modules.items() if n in _paths(wanted or ())}
+    traced = _traced_calls(model)
+    functional = everything or bool(traced) or any(_functional_name(name, modules) for name in wanted or ())
+    hooked = (
+        modules if functional or entered else {n: m for n, m in modules.items() if n in _paths(wanted or ())}
+    )
 
     def before(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
@@ -218,7 +290,9 @@ def watching(
             stack.callback(module.register_forward_pre_hook(before(path)).remove)
             stack.callback(module.register_forward_hook(after(path)).remove)
         if functional or entered is not None:
-            stack.enter_context(_FunctionWatcher(scope, native, visit_functional, seen, entered))
+            calls = None if traced is None else iter(traced)
+            watcher = _FunctionWatcher(scope, native, visit_functional, seen, entered, modules, calls)
+            stack.enter_context(watcher)
         yield scope
 
 
@@ -230,6 +304,15 @@ def _functional_name(name: str, modules: Mapping[str, nn.Module]) -> bool:
     return name.split("#", 1)[0] not in modules
 
 
+def to_eval(model: nn.Module) -> bool:
+    """Eval mode; returns False for an exported program, which stays in the mode it was exported in."""
+    try:
+        model.eval()
+    except NotImplementedError:
+        return False
+    return True
+
+
 @contextmanager
 def left_as_found(model: nn.Module) -> Iterator[None]:
     """Everything a measurement could disturb is the same after as before, also after an exception.
@@ -239,15 +322,18 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     """
     training = {module: module.training for module in model.modules()}
     flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    buffers = [(b, b.detach().clone(), b._version) for b in model.buffers()]
-    states = (torch.get_rng_state(), np.random.get_state(), random.getstate())
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    held = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    # Inference tensors count no versions; nothing may write to them anyway.
+    buffers = [(b, b.detach().clone(), b._version) for b in model.buffers() if not b.is_inference()]
+    states = random_states()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     # The fused inference path of nn.TransformerEncoder skips its submodules, hooks and all.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        model.eval()
-        yield
+        to_eval(model)
+        # Whoever calls from within inference_mode would otherwise get tensors autograd cannot use.
+        with torch.inference_mode(False):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, mode in training.items():
@@ -255,12 +341,37 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         for parameter, requires, grad in flags:
             parameter.requires_grad_(requires)
             parameter.grad = grad
+        for module, name, buffer in held:
+            module._buffers[name] = buffer
         with torch.no_grad():
-            for buffer, copy, version in buffers:
-                if buffer._version != version and not torch.equal(buffer, copy):
-                    buffer.copy_(copy)
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+            for buffer, saved, version in buffers:
+                if buffer._version != version and not torch.equal(buffer, saved):
+                    buffer.copy_(saved)
+        restore_random(states)
+
+
+RandomStates = tuple[Tensor, Any, Any, list[Tensor] | None]
+
+
+def random_states() -> RandomStates:
+    """The random state of torch, numpy, Python and CUDA."""
+    cuda = (
+        torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    )
+    return torch.get_rng_state(), np.random.get_state(), random.getstate(), cuda
+
+
+def restore_random(states: RandomStates) -> None:
+    """Put back what :func:`random_states` gave."""
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])
+    if states[3] is not None:
+        torch.cuda.set_rng_state_all(states[3])
+
+
+def seed_random(seed: int) -> None:
+    """Begin all of them at a seed, so that random augmentation comes out the same on every pass."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % (1 << 32))
+    random.seed(seed)

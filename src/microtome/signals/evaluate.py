@@ -8,12 +8,15 @@ derived from it while the forward is still running, and dropped when nobody need
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +24,16 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from microtome.batches import Batch
-from microtome.errors import Refusal
-from microtome.signals.capture import StopForward, first_tensor, replace_first, watching
+from microtome.errors import Refusal, SubjectError
+from microtome.signals.capture import (
+    StopForward,
+    first_tensor,
+    is_out_of_memory,
+    random_states,
+    replace_first,
+    restore_random,
+    watching,
+)
 from microtome.signals.expression import HERE, Constant, Signal, Site, World, source
 from microtome.subject import Subject, forward_error
 from microtome.task import primary_output
@@ -30,6 +41,8 @@ from microtome.task import primary_output
 Deliver = Callable[[Signal, Any], None]
 
 _SLICE_SOURCES = ("targets", "rows")
+_TOGETHER = "examples reach one another in this batch: the inputs of some cannot be changed alone"
+_NO_SITE = "inputs are integers, and no embedding layer was found to stand for them"
 PROFILE_FORWARDS = 9
 """One counted; four watched and four bare ones timed, the first of each for warming up."""
 
@@ -39,14 +52,6 @@ class Failure:
     """Stands for a value that could not be computed; everything made of it fails with the same reason."""
 
     error: BaseException
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on any device."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 @dataclass
@@ -222,7 +227,9 @@ class Evaluator:
         cache_bytes: how much of changed parameters to keep between slices.
     """
 
-    def __init__(self, subject: Subject, *, seed: int = 0, rows_limit: int = 256, cache_bytes: int = 1 << 28) -> None:
+    def __init__(
+        self, subject: Subject, *, seed: int = 0, rows_limit: int = 256, cache_bytes: int = 1 << 28
+    ) -> None:
         self.subject, self.seed, self.rows_limit, self.cache_bytes = subject, seed, rows_limit, cache_bytes
         self.trace: list[tuple[str, int, int]] | None = None
         """When a list: (kind of work, rows, vectors) of every call of the model, for benchmarks."""
@@ -246,9 +253,12 @@ class Evaluator:
             try:
                 self._world(world, plan, batch, pending, site)
             except Exception as error:
-                if is_out_of_memory(error) or world == HERE:
+                if is_out_of_memory(error) or (isinstance(error, SubjectError) and world.subject is None):
                     raise
                 pending.fail(error)
+            if pending.owed:
+                names = sorted({s.text() for s in pending.owed})
+                pending.fail(Refusal(f"{names[0]} is not there in every batch: the network did not call it"))
 
     def note(self, kind: str, batch: Batch, vectors: int = 0) -> None:
         """Write one piece of work into the trace."""
@@ -257,7 +267,9 @@ class Evaluator:
 
     # -- one world ---------------------------------------------------------------------------------
 
-    def _world(self, world: World, plan: WorldPlan, batch: Batch, board: _Pending, site: Tensor | None) -> None:
+    def _world(
+        self, world: World, plan: WorldPlan, batch: Batch, board: _Pending, site: Tensor | None
+    ) -> None:
         subject = world.subject or self.subject
         for signal in plan.plain:
             if signal.kind == "task":
@@ -267,47 +279,65 @@ class Evaluator:
         changed = self._parameters(subject, world)
         x = site
         if x is None and world.inputs:
-            x = self._clean_site(subject, batch, changed)
+            x = self._movable_site(subject, batch, changed)
             look = Site(batch.rows, batch.targets, subject.bounds, self._ask(world, batch))
             for transform in world.inputs:
                 x = transform.apply(x, look).detach()
-        call = _Call(self, subject, batch, changed, x)
-        if plan.forward:
-            if plan.gradients:
-                self._with_graph(call, plan, board)
-            else:
-                self._without_graph(call, plan, board)
+        attempt = partial(self._attempt, board)
+        call = partial(_Call, self, subject, batch, changed, x)
+        if plan.gradients:
+            attempt(itertools.chain(*plan.gradients.values()), self._with_graph, call(), plan, board)
+        if any(s in board.owed for s in plan.plain):
+            # No gradient is asked for, or the model works only without a graph.
+            self._without_graph(call(), plan, board)
         for of, wanted in plan.curvature.items():
-            self._curvature(call, of, wanted, board)
+            attempt(wanted, self._curvature, call(), of, wanted, board)
         for signal in plan.examples:
-            board.put(signal, self._example_gradients(call, signal.arguments[0]))
+            attempt([signal], self._example_gradients, call(), signal, board)
         for signal in plan.across:
-            base = x if x is not None else self._clean_site(subject, batch, changed)
-            board.put(signal, self._across(world, batch, base, signal))
+            attempt([signal], self._across, world, call(), signal, board)
         if plan.profile is not None:
-            board.put(plan.profile, self._profile(call))
+            attempt([plan.profile], self._profile, call(), plan.profile, board)
+
+    def _attempt(
+        self, board: _Pending, signals: Iterable[Signal], work: Callable[..., None], *given: Any
+    ) -> None:
+        """Do what gives these signals; if it fails, they fail and nothing else does."""
+        try:
+            work(*given)
+        except Exception as error:
+            if is_out_of_memory(error) or isinstance(error, SubjectError):
+                raise
+            for signal in signals:
+                if signal in board.owed:
+                    board.put(signal, Failure(error))
 
     def _without_graph(self, call: _Call, plan: WorldPlan, board: _Pending) -> None:
-        wanted = {s.arguments[0]: s for s in plan.plain if s.kind == "activation"}
-        inputs = next((s for s in plan.plain if s.kind == "inputs"), None)
+        wanted = {s.arguments[0]: s for s in plan.plain if s.kind == "activation" and s in board.owed}
+        inputs = next((s for s in plan.plain if s.kind == "inputs" and s in board.owed), None)
+        outputs = next((s for s in plan.plain if s.kind == "outputs" and s in board.owed), None)
         subject = call.subject
+        if inputs is not None:
+            site = call.clean_inputs()
+            if site is not None:
+                board.put(inputs, call.picked(site))
+            elif subject.site_layer is None:
+                board.put(inputs, Failure(Refusal(_NO_SITE)))
 
         def see(name: str, output: Any) -> Any:
-            tensor = first_tensor(output)
-            assert tensor is not None
-            kept = False
-            if name == subject.site_layer and inputs is not None and call.batch.site() is None:
-                kept = board.put(inputs, tensor)
+            tensor = call.rows_of(name, _standing(output))
+            if inputs is not None and inputs in board.owed and name == subject.site_layer:
+                board.put(inputs, tensor)
             if name in wanted:
-                kept = board.put(wanted[name], call.rows_of(name, tensor)) or kept
-            # Who still waits for it must not see a later in-place operation.
-            return replace_first(output, tensor.clone()) if kept else None
+                board.put(wanted[name], tensor)
+            # Who still waits for it must not see a later operation write into it.
+            return replace_first(output, _standing(output).clone()) if name in subject.overwritten else None
 
-        if inputs is not None and (call.x is not None or call.batch.site() is not None):
-            board.put(inputs, call.x if call.x is not None else call.batch.site())
-            inputs = None
-        names = set(wanted) | ({subject.site_layer} if inputs is not None and subject.site_layer else set())
-        outputs = next((s for s in plan.plain if s.kind == "outputs"), None)
+        names = set(wanted)
+        if inputs is not None and inputs in board.owed and subject.site_layer is not None:
+            names.add(subject.site_layer)
+        if not names and outputs is None:
+            return
         self.note("forward", call.batch)
         with torch.no_grad():
             result = call.run(see, frozenset(names))
@@ -322,7 +352,6 @@ class Evaluator:
         for of in plan.gradients:
             graph_layers |= _layers(of)
         raw: dict[str, Tensor] = {}
-        leaf: dict[str, Tensor] = {}
         leaves = {}
         if "parameters" in wrts:
             leaves = {n: p.detach().requires_grad_() for n, p in call.parameters().items()}
@@ -330,18 +359,16 @@ class Evaluator:
             call.make_site_leaf()
 
         def see(name: str, output: Any) -> Any:
-            tensor = first_tensor(output)
-            assert tensor is not None
-            changed = None
+            tensor = _standing(output)
             if name in graph_layers:
                 # Where nothing upstream asks for a gradient the graph begins here.
                 raw[name] = tensor if tensor.requires_grad else tensor.detach().requires_grad_(name in wrts)
-                changed = replace_first(output, raw[name].clone())
             if name in streamed:
-                kept = board.put(streamed[name], call.rows_of(name, tensor.detach()))
-                if kept and changed is None:
-                    changed = replace_first(output, tensor.clone())
-            return changed
+                board.put(streamed[name], call.rows_of(name, tensor.detach()))
+            # Who still waits for it must not see a later operation write into it.
+            if name in graph_layers or name in subject.overwritten:
+                return replace_first(output, raw.get(name, tensor).clone())
+            return None
 
         kind = "parameters" if "parameters" in wrts else "inputs" if "inputs" in wrts else "layers"
         self.note(kind, call.batch, len(plan.gradients))
@@ -352,48 +379,71 @@ class Evaluator:
                 if signal.kind == "outputs":
                     board.put(signal, result)
                 elif signal.kind == "inputs":
-                    board.put(signal, site if site is not None else call.clean_inputs())
+                    shown = site if site is not None else call.clean_inputs()
+                    if shown is not None:
+                        board.put(signal, call.picked(shown))
             values = _GraphValues(call, result, raw)
-            if "inputs" in wrts:
-                leaf["inputs"] = call.require_site()
             remaining = len(plan.gradients)
             for of, wanted in plan.gradients.items():
                 remaining -= 1
-                try:
-                    total = values.get(of).sum()
-                except Refusal as refusal:
-                    for signal in wanted:
-                        board.put(signal, Failure(refusal))
-                    continue
-                tensors: list[Tensor] = []
-                for signal in wanted:
-                    wrt = signal.arguments[1]
-                    tensors += list(leaves.values()) if wrt == "parameters" else [leaf.get(wrt, raw.get(wrt))]  # type: ignore[list-item]
-                found = torch.autograd.grad(total, tensors, retain_graph=remaining > 0, allow_unused=True)
-                filled = [torch.zeros_like(t) if g is None else g for g, t in zip(found, tensors, strict=True)]
-                for signal in wanted:
-                    wrt = signal.arguments[1]
-                    if wrt == "parameters":
-                        part, filled = filled[: len(leaves)], filled[len(leaves) :]
-                        board.put(signal, torch.cat([g.reshape(-1) for g in part]))
-                    else:
-                        value, filled = filled[0], filled[1:]
-                        board.put(signal, value if wrt == "inputs" else call.rows_of(wrt, value))
+                self._attempt(
+                    board, wanted, self._backward, call, values, of, wanted, raw, leaves, remaining > 0, board
+                )
+
+    def _backward(
+        self,
+        call: _Call,
+        values: _GraphValues,
+        of: Signal,
+        wanted: list[Signal],
+        raw: Mapping[str, Tensor],
+        leaves: Mapping[str, Tensor],
+        keep: bool,
+        board: _Pending,
+    ) -> None:
+        """One scalar's gradients by everything it is differentiated by."""
+        total = values.get(of).sum()
+        tensors: list[Tensor] = []
+        for signal in wanted:
+            wrt = signal.arguments[1]
+            if wrt == "parameters":
+                tensors += leaves.values()
+            else:
+                tensors.append(call.require_site() if wrt == "inputs" else values.activation(wrt))
+        if not total.requires_grad:
+            raise Refusal("nothing differentiable leads to the output: the network cuts its own graph")
+        found = list(torch.autograd.grad(total, tensors, retain_graph=keep, allow_unused=True))
+        for signal in wanted:
+            wrt = signal.arguments[1]
+            if wrt == "parameters":
+                part, found = found[: len(leaves)], found[len(leaves) :]
+                filled = [
+                    torch.zeros_like(t) if g is None else g
+                    for g, t in zip(part, leaves.values(), strict=True)
+                ]
+                board.put(signal, torch.cat([g.reshape(-1) for g in filled]))
+                continue
+            value, found = found[0], found[1:]
+            if wrt == "inputs":
+                cut = Refusal("no gradient reaches the inputs: the network cuts its own graph")
+                board.put(signal, Failure(cut) if value is None else call.picked(value))
+            else:
+                board.put(signal, call.rows_of(wrt, torch.zeros_like(raw[wrt]) if value is None else value))
 
     def _curvature(self, call: _Call, of: Signal, wanted: list[Signal], board: _Pending) -> None:
         leaves = {n: p.detach().requires_grad_() for n, p in call.parameters().items()}
         raw: dict[str, Tensor] = {}
 
         def see(name: str, output: Any) -> Any:
-            tensor = first_tensor(output)
-            assert tensor is not None
-            raw[name] = tensor
-            return replace_first(output, tensor.clone())
+            raw[name] = _standing(output)
+            return replace_first(output, raw[name].clone())
 
         self.note("curvature", call.batch, sum(s.arguments[1].value.shape[0] for s in wanted))
         with torch.enable_grad(), call.kernels(second_order=True):
             result = call.run(see, frozenset(_layers(of)), leaves)
             total = _GraphValues(call, result, raw).get(of).sum()
+            if not total.requires_grad:
+                raise Refusal("nothing differentiable leads to the output: the network cuts its own graph")
             tensors = list(leaves.values())
             found = torch.autograd.grad(total, tensors, create_graph=True, allow_unused=True)
             used = [(g, t) for g, t in zip(found, tensors, strict=True) if g is not None and g.requires_grad]
@@ -402,20 +452,32 @@ class Evaluator:
                 vectors: Tensor = signal.arguments[1].value
                 products = []
                 for i, vector in enumerate(vectors):
-                    pieces = dict(zip(map(id, tensors), call.subject.split_parameters(vector).values(), strict=True))
+                    pieces = dict(
+                        zip(map(id, tensors), call.subject.split_parameters(vector).values(), strict=True)
+                    )
                     final = signal is last and i == len(vectors) - 1
+                    if not used:  # linear in the parameters
+                        products.append(torch.zeros_like(vector))
+                        continue
                     # As a scalar, for autograd.grad's own grad_outputs would import sympy to compare shapes.
                     along = torch.stack([(g * pieces[id(t)].to(g.dtype)).sum() for g, t in used]).sum()
                     second = torch.autograd.grad(along, tensors, retain_graph=not final, allow_unused=True)
                     products.append(
-                        torch.cat([
-                            (torch.zeros_like(t) if s is None else s).reshape(-1)
-                            for s, t in zip(second, tensors, strict=True)
-                        ])
+                        torch.cat(
+                            [
+                                (torch.zeros_like(t) if s is None else s).reshape(-1)
+                                for s, t in zip(second, tensors, strict=True)
+                            ]
+                        )
                     )
                 board.put(signal, torch.stack(products))
 
-    def _example_gradients(self, call: _Call, of: Signal) -> Tensor:
+    def _example_gradients(self, call: _Call, signal: Signal, board: _Pending) -> None:
+        of = signal.arguments[0]
+        if not call.batch.divisible:
+            raise Refusal("examples that reach one another have no gradients of their own")
+        if call.x is not None and call.batch.site() is None:
+            raise Refusal("gradients of single examples are not taken on changed embeddings")
         names = list(call.parameters())
         parameters = {n: p.detach() for n, p in call.parameters().items()}
         count = len(call.batch)
@@ -432,14 +494,15 @@ class Evaluator:
             alone = batch.with_leaves(
                 single, targets=None if target is None else target.unsqueeze(0), rows=batch.rows[:1]
             )
+            args, kwargs = alone.call()
             result = primary_output(
-                functional_call(call.subject.model, {**call.changed, **values}, alone.args, dict(alone.kwargs))
+                functional_call(call.subject.model, {**call.changed, **values}, args, kwargs)
             )
             return _GraphValues(call.with_batch(alone), result, {}).get(of).sum()
 
         out: list[Tensor] = []
         self.note("examples", call.batch)
-        with call.kernels(second_order=True):
+        with call.drawing(), call.kernels(second_order=True):
             for start in range(0, count, step):
                 piece = slice(start, start + step)
                 row = tuple(leaves[i][piece] for i in on)
@@ -454,7 +517,7 @@ class Evaluator:
                     # Operations without a batching rule (fused recurrent kernels): one example after another.
                     norms = self._examples_one_by_one(one, parameters, row, target, names)
                 out.append(torch.stack(norms, dim=1))
-        return torch.cat(out)
+        board.put(signal, torch.cat(out))
 
     def _examples_one_by_one(
         self,
@@ -475,11 +538,14 @@ class Evaluator:
         table = torch.stack(collected)
         return [table[:, j] for j in range(len(names))]
 
-    def _across(self, world: World, batch: Batch, base: Tensor, signal: Signal) -> Tensor:
+    def _across(self, world: World, call: _Call, signal: Signal, board: _Pending) -> None:
         inner, variation, weights = signal.arguments
+        subject, batch = call.subject, call.batch
+        base = call.x if call.x is not None else self._movable_site(subject, batch, call.changed)
         n = len(batch)
         ask = self._ask(world, batch)
-        step = max(self.rows_limit // n, 1)
+        # Copies of different kinds must not meet in a batch whose rows reach one another.
+        step = max(self.rows_limit // n, 1) if batch.divisible else 1
         total: Tensor | None = None
         parts: list[Tensor] = []
         for start in range(0, variation.count, step):
@@ -487,16 +553,19 @@ class Evaluator:
             copies = variation.copies(base, batch.rows, start, stop)
             keep = torch.arange(n).repeat_interleave(stop - start)
             value = ask(inner, copies.reshape(-1, *copies.shape[2:]), keep)
+            if value.shape[0] != n * (stop - start):
+                raise Refusal(f"{inner.text()} gives several values an example; variations need one")
             value = value.reshape(n, stop - start, *value.shape[1:])
             if weights is None:
                 parts.append(value)
             else:
+                value = value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
                 factor = torch.tensor(weights[start:stop], dtype=value.dtype, device=value.device)
                 part = torch.einsum("nc...,c->n...", value, factor)
                 total = part if total is None else total + part
-        return torch.cat(parts, dim=1) if total is None else total
+        board.put(signal, torch.cat(parts, dim=1) if total is None else total)
 
-    def _profile(self, call: _Call) -> Tensor:
+    def _profile(self, call: _Call, signal: Signal, board: _Pending) -> None:
         from torch.utils.flop_counter import FlopCounterMode
 
         layers = {layer.name: i for i, layer in enumerate(call.subject.layers)}
@@ -534,7 +603,7 @@ class Evaluator:
                 seen[whole] = clock() - start
                 times.append(seen)
             table.append(torch.stack(times[1:]).median(0).values)
-        return torch.stack(table, dim=1)
+        board.put(signal, torch.stack(table, dim=1))
 
     # -- other inputs, other parameters --------------------------------------------------------------
 
@@ -547,13 +616,21 @@ class Evaluator:
                 moved = signal._moved(lambda _: target)
                 self._programs[key] = (Program([moved]), moved)
             program, moved = self._programs[key]
+            if not batch.divisible and len(site) != len(batch):
+                raise Refusal(_TOGETHER)
             part = batch if keep is None else batch.take(keep)
+            limit = self.rows_limit if part.divisible else len(part)
             pieces = []
-            for start in range(0, len(part), self.rows_limit):
-                piece = slice(start, start + self.rows_limit)
+            for start in range(0, len(part), limit):
+                piece = slice(start, start + limit)
                 got: dict[Signal, Any] = {}
-                whole = len(part) <= self.rows_limit
-                self._run(program, part if whole else part.take(piece), got.__setitem__, site if whole else site[piece])
+                whole = len(part) <= limit
+                self._run(
+                    program,
+                    part if whole else part.take(piece),
+                    got.__setitem__,
+                    site if whole else site[piece],
+                )
                 value = got[moved]
                 if isinstance(value, Failure):
                     raise value.error
@@ -562,23 +639,23 @@ class Evaluator:
 
         return ask
 
-    def _clean_site(self, subject: Subject, batch: Batch, changed: Mapping[str, Tensor]) -> Tensor:
+    def _movable_site(self, subject: Subject, batch: Batch, changed: Mapping[str, Tensor]) -> Tensor:
+        """[n, ...] what is changed when inputs are: the inputs, or the embedding's output."""
         site = batch.site()
+        if batch.pick is not None or (site is not None and len(site) != len(batch)):
+            raise Refusal(_TOGETHER)
         if site is not None:
             return site
         if subject.site_layer is None:
-            raise Refusal("inputs are integers and no embedding layer was found to perturb instead")
+            raise Refusal(_NO_SITE)
         found: list[Tensor] = []
 
         def see(name: str, output: Any) -> None:
-            found.append(subject.rows_of(name, first_tensor(output)))  # type: ignore[arg-type]
+            found.append(subject.rows_of(name, _standing(output)))
             raise StopForward
 
-        with torch.no_grad():
-            try:
-                _Call(self, subject, batch, changed, None).run(see, frozenset({subject.site_layer}))
-            except StopForward:
-                pass
+        with torch.no_grad(), contextlib.suppress(StopForward):
+            _Call(self, subject, batch, changed, None).run(see, frozenset({subject.site_layer}))
         return found[0]
 
     def _parameters(self, subject: Subject, world: World) -> Mapping[str, Tensor]:
@@ -638,7 +715,12 @@ class _Call:
     """One world's call of the model on one slice."""
 
     def __init__(
-        self, evaluator: Evaluator, subject: Subject, batch: Batch, changed: Mapping[str, Tensor], x: Tensor | None
+        self,
+        evaluator: Evaluator,
+        subject: Subject,
+        batch: Batch,
+        changed: Mapping[str, Tensor],
+        x: Tensor | None,
     ) -> None:
         self.evaluator, self.subject, self.changed, self.x = evaluator, subject, changed, x
         self.batch = batch
@@ -660,17 +742,41 @@ class _Call:
 
     def make_site_leaf(self) -> None:
         self._want_leaf = True
-        base = self.x if self.x is not None else self.batch.site()
+        base = self.clean_inputs()
         if base is not None:
             self.site_leaf = base.detach().clone().requires_grad_()
 
     def require_site(self) -> Tensor:
         if self.site_leaf is None:
-            raise Refusal("inputs are integers and no embedding layer was found to differentiate by")
+            raise Refusal(_NO_SITE)
         return self.site_leaf
 
-    def clean_inputs(self) -> Any:
+    def clean_inputs(self) -> Tensor | None:
+        """[n, ...] the real-valued inputs (all nodes of a graph); None when the embedding stands for them."""
         return self.x if self.x is not None else self.batch.site()
+
+    def picked(self, site: Tensor) -> Tensor:
+        """The examples' own inputs.
+
+        Raises:
+            Refusal: where an example is a graph, whose inputs are its nodes.
+        """
+        if len(site) != len(self.batch) and self.batch.pick is None:
+            raise Refusal("an example is a graph: its inputs are its nodes")
+        return site if self.batch.pick is None else site[self.batch.pick]
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """A network that draws random numbers draws the same for the same slice, whatever its loader does."""
+        if self.subject.deterministic:
+            yield
+            return
+        states = random_states()
+        torch.manual_seed(self.evaluator.seed + (int(self.batch.rows[0]) if len(self.batch) else 0))
+        try:
+            yield
+        finally:
+            restore_random(states)
 
     def run(
         self,
@@ -684,7 +790,8 @@ class _Call:
         value = self.site_leaf if self.site_leaf is not None else self.x
         embedded = subject.site_layer if batch.site() is None else None
         if value is not None and embedded is None:
-            batch = batch.with_site(value)
+            # A leaf may not be written into, which the model's first operation may do.
+            batch = batch.with_site(value.clone() if value.requires_grad and subject.layout.copied else value)
         visit = see
         if embedded is not None and (value is not None or self._want_leaf):
             names = names | {embedded}
@@ -694,37 +801,36 @@ class _Call:
                     return see(name, output)
                 tensor = value
                 if tensor is None:
-                    tensor = self.site_leaf = first_tensor(output).detach().clone().requires_grad_()  # type: ignore[union-attr]
-                replaced = replace_first(output, tensor)
+                    found = subject.rows_of(name, _standing(output))
+                    tensor = self.site_leaf = found.detach().clone().requires_grad_()
+                dimension = subject.layer(name).batch_dimension
+                tensor = tensor.movedim(0, dimension) if dimension else tensor
+                replaced = replace_first(output, tensor.clone() if name in subject.overwritten else tensor)
                 shown = see(name, replaced)
                 return replaced if shown is None else shown
 
         overrides = {**self.changed, **(leaves or {})}
-        if not subject.deterministic:
-            torch.manual_seed(self.evaluator.seed + int(batch.rows[0]) if len(batch) else self.evaluator.seed)
-        with ExitStack() as stack:
+        args, kwargs = batch.call()
+        with self.drawing(), ExitStack() as stack:
             if names or entered is not None:
                 stack.enter_context(watching(subject.model, visit, names, entered=entered))
             try:
                 if overrides:
-                    result = functional_call(subject.model, overrides, batch.args, dict(batch.kwargs))
+                    result = functional_call(subject.model, overrides, args, kwargs)
                 else:
-                    result = subject.model(*batch.args, **batch.kwargs)
+                    result = subject.model(*args, **kwargs)
             except StopForward:
                 raise
             except Exception as error:
                 if is_out_of_memory(error) or self.changed or value is not None:
                     raise
-                raise _located(subject, batch, error) from error
+                raise _located(self, error) from error
         output = primary_output(result)
-        return output if self.batch.pick is None or self._graph_level(output) else output[self.batch.pick]
-
-    def _graph_level(self, output: Tensor) -> bool:
-        return self.batch.targets is not None and output.shape[0] == self.batch.targets.shape[0]
+        return output if self.batch.pick is None else output[self.batch.pick]
 
     @contextmanager
     def kernels(self, second_order: bool) -> Iterator[None]:
-        """Kernels that have the derivatives wanted: fused attention has no second ones, cuDNN recurrence none in eval."""
+        """Kernels that have the derivatives: fused attention has no second, cuDNN recurrence none in eval."""
         recurrent = any(layer.kind == "recurrent" for layer in self.subject.layers)
         with ExitStack() as stack:
             if second_order:
@@ -738,22 +844,30 @@ class _Call:
 
 @contextmanager
 def _without_mkldnn() -> Iterator[None]:
-    """mkldnn's fused recurrence has no second derivative."""
+    """Its fused recurrence has no second derivative."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*TF32.*")  # about flags that are passed on unchanged
         with torch.backends.mkldnn.flags(enabled=False):
             yield
 
 
-def _located(subject: Subject, batch: Batch, error: Exception) -> Exception:
-    """Run the broken forward again only to see which layer breaks."""
+def _located(call: _Call, error: Exception) -> Exception:
+    """Run it again to see which layer breaks; only what breaks a plain forward is the subject's fault."""
     stack: list[str] = []
+    args, kwargs = call.batch.call()
     try:
-        with torch.no_grad(), watching(subject.model, seen=[], entered=stack.append):
-            subject.model(*batch.args, **batch.kwargs)
+        with torch.no_grad(), watching(call.subject.model, wanted=frozenset(), entered=stack.append):
+            call.subject.model(*args, **kwargs)
     except Exception as again:
-        return forward_error(again, batch, stack)
+        return forward_error(again, call.batch, stack)
     return error
+
+
+def _standing(output: Any) -> Tensor:
+    tensor = first_tensor(output)
+    if tensor is None:
+        raise Refusal("a layer gave no floating-point tensor in one batch")
+    return tensor
 
 
 class _GraphValues:
@@ -768,6 +882,12 @@ class _GraphValues:
             self.known[signal] = self._find(signal)
         return self.known[signal]
 
+    def activation(self, layer: str) -> Tensor:
+        """As the network gave it."""
+        if layer not in self.raw:
+            raise Refusal(f"layer '{layer}' is not there in every batch: the network did not call it")
+        return self.raw[layer]
+
     def _find(self, signal: Signal) -> Any:
         call = self.call
         match signal.kind:
@@ -778,7 +898,10 @@ class _GraphValues:
             case "outputs":
                 return self.result
             case "inputs":
-                return call.site_leaf if call.site_leaf is not None else call.clean_inputs()
+                site = call.site_leaf if call.site_leaf is not None else call.clean_inputs()
+                if site is None:
+                    raise Refusal(_NO_SITE)
+                return call.picked(site)
             case "targets":
                 return call.batch.targets
             case "rows":
@@ -788,7 +911,7 @@ class _GraphValues:
             case "feature_dimension":
                 return call.subject.layer(signal.arguments[0]).feature_dimension
             case "activation":
-                return call.rows_of(signal.arguments[0], self.raw[signal.arguments[0]])
+                return call.rows_of(signal.arguments[0], self.activation(signal.arguments[0]))
         raise ValueError(f"cannot differentiate through {signal.text()}")
 
 
