@@ -54,7 +54,10 @@ def examine(
     ] = None,
     calibrate: Annotated[
         bool,
-        Parameter(help="Read the instruments on specimens first, where that is not known yet, for the report."),
+        Parameter(
+            negative="--no-calibrate",
+            help="Also read the instruments on specimens, where that is not known yet, for the report.",
+        ),
     ] = True,
     json: Json = False,
 ) -> int:

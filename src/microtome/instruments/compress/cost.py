@@ -11,7 +11,7 @@ from torch import Tensor
 from microtome.figures import bars
 from microtome.finding import Finding, Quantity, Table
 from microtome.folds import Moments, Sample
-from microtome.instrument import Asking, HasLayers, Instrument
+from microtome.instrument import Asking, Instrument
 from microtome.signals import derive, profile, rows
 from microtome.subject import Subject
 
@@ -40,7 +40,6 @@ class Cost(Instrument):
     Time is not repeatable to better than some 10 %, and layers of a few microseconds not at all.
     """
 
-    needs = HasLayers
     how_to_read = (
         "Operations and bytes are exact and the same on every machine; milliseconds are of this machine, "
         "at this moment. A layer with many operations is worth making smaller, one with few operations a "

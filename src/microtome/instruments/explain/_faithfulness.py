@@ -16,7 +16,7 @@ from torch import Tensor
 
 from microtome.errors import Refusal
 from microtome.figures import bars, image_grid, line
-from microtome.finding import Figure, Finding, Quantity, Table
+from microtome.finding import Figure, Finding, Quantity, Table, Threshold
 from microtome.folds import Collect, Fold, Rows, Sample, Selection
 from microtome.signals import Constant, Signal, across, answer, class_probability, class_score, inputs, rows
 from microtome.signals.reinitialise import Reinitialised
@@ -27,6 +27,8 @@ from microtome.subject import Subject
 COPIES = 30
 """Masked inputs a ranking: 15 shares of the parts inserted, and the same 15 deleted."""
 SHOWN = 8
+EVIDENCE = "better than an untrained network's map by"
+SANITY = "Adebayo et al. 2018: a map must lose by randomising the weights; one-sided 5 % test, either way"
 
 Extras = Callable[[Constant, Selection], Mapping[str, Fold]]
 
@@ -189,12 +191,20 @@ def _judge(
         y_title="probability of the class" if unit == "1" else "answer", points=False,
     )  # fmt: skip
     value = quantities["gain over random"].value
+    spread = float((gain - untrained).std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else 0.0
+    threshold = None
+    if spread > 0:
+        quantities[EVIDENCE] = Quantity(
+            value=float((gain - untrained).mean()) / spread, unit="standard errors", better="higher"
+        )
+        threshold = Threshold(quantity=EVIDENCE, watch=1.645, alarm=-1.645, worse="below", source=SANITY)
     return Finding(
         headline="gain over random",
         summary=f"In the map's order the answer comes sooner than in random order by {value:.2f} of the "
         f"whole effect; in the order of an untrained network's map by {float(untrained.mean()):.2f}.",
         quantities=quantities,
         figures={"curves": drawn},
+        threshold=threshold,
         arrays={"samples": gain, "curves": curves.astype(np.float32), "areas": areas},
     )
 

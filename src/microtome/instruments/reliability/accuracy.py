@@ -5,12 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from microtome.figures import heatmap
-from microtome.finding import Finding, Quantity, Table
+from microtome.finding import Finding, Quantity, Table, Threshold
 from microtome.folds import Collect, Confusion
 from microtome.instrument import Asking, HasClasses, HasTargets, Instrument
 from microtome.signals import correct, labels, prediction_ids, predictions
 from microtome.statistics import wilson
 from microtome.subject import Subject
+
+
+NO_NETWORK = Threshold(
+    quantity="gain over the majority",
+    watch=0.0,
+    alarm=0.0,
+    worse="below",
+    source="always answering the commonest class needs no network",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +78,9 @@ class Accuracy(Instrument):
             quantities={
                 "accuracy": Quantity(value=hits / total, low=low, high=high, how="Wilson", better="higher"),
                 "majority share": Quantity(value=majority),
+                "gain over the majority": Quantity(value=hits / total - majority, better="higher"),
             },
+            threshold=NO_NETWORK,
             tables=tables,
             figures=figures,
             arrays={"rows": ids.numpy(), "samples": right.numpy(), "confusion": confusion.numpy()},

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from microtome.errors import Refusal
 from microtome.figures import line
-from microtome.finding import Finding, Quantity, Table
+from microtome.finding import Finding, Quantity, Table, Threshold
 from microtome.folds import Histogram, Moments, row_uniform
 from microtome.folds.answers import answers
 from microtome.folds.stock import MomentsResult
@@ -22,6 +22,14 @@ from microtome.statistics import normal, wilson
 from microtome.subject import Subject
 
 DRAWS = 1000
+CHANCE = "chance of such an ECE if perfectly calibrated"
+LEVELS = Threshold(
+    quantity=CHANCE,
+    watch=0.05,
+    alarm=0.001,
+    worse="below",
+    source="test of calibration by consistency resampling, Bröcker & Smith 2007; usual levels of significance",
+)
 COLUMNS = ("from", "to", "predictions", "confidence", "accuracy", "low", "high")
 
 
@@ -102,6 +110,8 @@ class Calibration(Instrument):
             "negative log-likelihood": _mean(nll, "nat"),
             "temperature": Quantity(value=temperature, low=t_low, high=t_high, how="sandwich"),
         }
+        chance = (1 + int((perfect >= ece).sum())) / (DRAWS + 1)
+        quantities[CHANCE] = Quantity(value=chance, how=f"{DRAWS} binomial draws")
         if per_class:
             by_class = [t.reshape(k, bins).double().numpy() for t in per_class[0][1:]]
             quantities["classwise ECE"] = Quantity(value=float(_ece(*by_class).mean()), better="lower")
@@ -132,6 +142,7 @@ class Calibration(Instrument):
         verdict = "more than" if ece > floor[1] else "no more than"
         return Finding(
             headline="ECE",
+            threshold=LEVELS,
             summary=f"Confidences are off by {ece:.3f} on average, {verdict} chance explains "
             f"({floor[1]:.3f}); {advice}.",
             quantities=quantities,

@@ -153,4 +153,5 @@ def _scores(z: Tensor, powers: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     centred = z - z.mean(1, keepdim=True)
     unit = centred / centred.abs().amax(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
     norms = [unit.amax(1) / torch.linalg.vector_norm(unit, p, 1).clamp_min(1e-300) for p in powers]
-    return scores, torch.stack(norms)
+    # With p = 1, or two classes, equal scores differ by rounding alone: let them be ties.
+    return scores, torch.stack(norms).mul(2.0**40).round().div(2.0**40)
