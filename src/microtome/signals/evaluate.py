@@ -566,16 +566,16 @@ class Evaluator:
         board.put(signal, torch.cat(parts, dim=1) if total is None else total)
 
     def _profile(self, call: _Call, signal: Signal, board: _Pending) -> None:
-        from torch.utils.flop_counter import FlopCounterMode
+        from microtome.signals.operations import OperationCounter
 
         layers = {layer.name: i for i, layer in enumerate(call.subject.layers)}
         whole = len(layers)
         began: dict[str, float] = {}
         seen = torch.zeros(whole + 1, dtype=torch.float64)
-        counter = FlopCounterMode(display=False)
+        counter = OperationCounter()
 
         def clock() -> float:
-            return float(counter.get_total_flops()) if counting else _now(call.subject.device)
+            return float(counter.total) if counting else _now(call.subject.device)
 
         def enter(name: str) -> None:
             began[name] = clock()
