@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from microtome.errors import Refusal
-from microtome.finding import Table
+from microtome.finding import Table, Threshold
 from microtome.folds import Collect, Fold, Selection
 from microtome.instrument import Asking, HasSite, Independent, Instrument
 from microtome.instruments.explain._faithfulness import explain, mean_of, over_parts, parts_dimension
