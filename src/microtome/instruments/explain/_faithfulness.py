@@ -132,6 +132,7 @@ def explain(
             "rows": ids.numpy(), "classes": classes.numpy(), "maps": maps[0].float().numpy(),
             "untrained_maps": maps[1].float().numpy(), **finding.arrays,
         },
+        threshold=finding.threshold,
         caveats=words,
     )  # fmt: skip
     return Explained(finding, ids, asked["extra"])
