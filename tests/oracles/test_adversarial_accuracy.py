@@ -25,17 +25,17 @@ def answer(model, x):
         return int(model(x).argmax(1))
 
 
-def pgd(model, x, y, row, sizes, bounds, steps):
+def pgd(model, x, y, row, sizes=(*LADDER, 1.0), steps=4):
     """(whether it breaks, the change that breaks it) for one example [1, d]."""
     counters = row_counters(torch.tensor([row]), x[0].numel())
     start = (2 * row_uniform(counters, 0) - 1).to(x.dtype).reshape(x.shape) * sizes[0]
-    moved = (x + start).clamp(*bounds)
+    moved = (x + start).clamp(0, 1)
     for e in sizes:
         for _ in range(steps):
             if answer(model, moved) != int(y):
                 return True, float((moved - x).abs().max())
             change = moved + slope(model, moved, y).sign() * 2.5 * e / steps - x
-            moved = (x + change.clamp(-e, e)).clamp(*bounds)
+            moved = (x + change.clamp(-e, e)).clamp(0, 1)
     return answer(model, moved) != int(y), float((moved - x).abs().max())
 
 
@@ -62,7 +62,7 @@ def test_agrees_with_attacks_by_hand(dtype):
         good = model(x).argmax(1) == y
     broken, sizes = [], []
     for i in range(60):
-        hit, size = pgd(model, x[i : i + 1], y[i : i + 1], i, (*LADDER, 1.0), (0, 1), 4) if good[i] else (False, 0.0)
+        hit, size = pgd(model, x[i : i + 1], y[i : i + 1], i) if good[i] else (False, 0.0)
         broken.append(hit)
         sizes.append(size)
     broken, sizes, good = np.array(broken), np.array(sizes), good.numpy()
@@ -98,8 +98,8 @@ def test_an_example_broken_early_is_not_attacked_again():
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_batch_size_does_not_matter(norm):
     model = Unbox(torch.float64)
-    options = {"strengths": LADDER, "norm": norm, "steps": 4}
-    readings = [read(AdversarialAccuracy(**options), model, boxed(torch.float64, size), bounds=(0, 1)) for size in (7, 64)]
+    attack = AdversarialAccuracy(strengths=LADDER, norm=norm, steps=4)
+    readings = [read(attack, model, boxed(torch.float64, size), bounds=(0, 1)) for size in (7, 64)]
     same(*readings)
     assert readings[0].tables["strengths"] == readings[1].tables["strengths"]
 
@@ -109,7 +109,7 @@ def test_changes_stay_in_the_l2_ball():
     finding = read(AdversarialAccuracy(strengths=(0.05,), at=0.05, norm="l2"), model, batches, bounds=(0, 1))
     assert finding.status == "measured"
     inside = read(AdversarialAccuracy(strengths=(0.05,), at=0.05), model, batches, bounds=(0, 1))
-    assert finding.value <= inside.value  # the ball of a root mean square holds the cube of its largest change
+    assert finding.value <= inside.value  # this ball holds the cube
 
 
 def test_without_bounds_the_range_is_that_of_the_sample():
@@ -155,5 +155,6 @@ def test_refusals_and_edges():
     assert one.status == "measured" or "range" in one.reason
     zero = read(AdversarialAccuracy(), network(), [(torch.zeros(4, 6), torch.arange(4))])
     assert "same number" in zero.reason or zero.status == "measured"
-    wrong = read(AdversarialAccuracy(steps=2), torch.nn.Identity(), [(torch.eye(4), (torch.arange(4) + 1) % 4)], outputs="logits")
+    missed = [(torch.eye(4), (torch.arange(4) + 1) % 4)]
+    wrong = read(AdversarialAccuracy(steps=2), nn.Identity(), missed, outputs="logits")
     assert wrong.value == 0

@@ -36,8 +36,10 @@ def test_agrees_with_the_formulas(dtype, bins):
     p = p.double()
     hot = torch.nn.functional.one_hot(y, CLASSES)
     assert values["Brier score"] == pytest.approx(float((p - hot).square().sum(1).mean()), rel=1e-5)
-    assert values["negative log-likelihood"] == pytest.approx(log_loss(y, z.double().softmax(1).numpy(), labels=range(CLASSES)), rel=1e-5)
-    assert values["overconfidence"] == pytest.approx(float(p.amax(1).mean() - (p.argmax(1) == y).double().mean()), abs=1e-6)
+    nll = log_loss(y, z.double().softmax(1).numpy(), labels=range(CLASSES))
+    assert values["negative log-likelihood"] == pytest.approx(nll, rel=1e-5)
+    surplus = float(p.amax(1).mean() - (p.argmax(1) == y).double().mean())
+    assert values["overconfidence"] == pytest.approx(surplus, abs=1e-6)
     each = []
     for c in range(CLASSES):
         gaps = [0.0] * bins
@@ -117,13 +119,16 @@ def test_edges():
     assert sure.value == 0
     assert any("no temperature" in caveat for caveat in sure.caveats)
     assert "classes" in read(Calibration(), torch.nn.Linear(6, 2), [(x, torch.randn(50, 2))]).reason
-    masked = torch.tensor([[1.0, -torch.inf, 0.0], [0.0, 2.0, -torch.inf]] * 3)
-    found = read(Calibration(), torch.nn.Sequential(Mask()), [(masked.nan_to_num(neginf=-9e9), torch.tensor([0, 1] * 3))])
+    masked = torch.tensor([[1.0, -9e9, 0.0], [0.0, 2.0, -9e9]] * 3)
+    found = read(Calibration(), torch.nn.Identity(), [(masked, torch.tensor([0, 1] * 3))], outputs="logits")
     assert found.status == "measured"
 
 
-class Mask(torch.nn.Module):
-    """Very negative inputs become logits of minus a large number."""
-
-    def forward(self, x):
-        return x * 1.0
+def test_certainty_belongs_to_the_last_bin():
+    """torchmetrics puts a confidence of exactly 1 into a bin of its own; the last bin is closed by definition."""
+    z = torch.tensor([[200.0, 0.0]] * 4 + [[3.0, 0.0]] * 4)
+    y = torch.tensor([0, 0, 0, 1, 0, 0, 0, 0])
+    finding = read(Calibration(), torch.nn.Identity(), [(z, y)], outputs="logits")
+    assert finding.value == pytest.approx(by_hand(z.softmax(1), y, 15), abs=1e-7)
+    apart = float(multiclass_calibration_error(z.softmax(1), y, 2, n_bins=15))
+    assert apart > finding.value + 0.01

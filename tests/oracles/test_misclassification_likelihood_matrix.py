@@ -7,15 +7,15 @@ from reliability_subjects import CLASSES, data, network, outputs, read, same
 from scipy.stats import spearmanr
 
 from microtome.folds import row_uniform
-from microtome.instruments.reliability.misclassification_likelihood_matrix import (
-    MisclassificationLikelihoodMatrix,
-)
+from microtome.instruments.reliability import misclassification_likelihood_matrix
+
+Matrix = misclassification_likelihood_matrix.MisclassificationLikelihoodMatrix
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_agrees_cell_by_cell(dtype):
     model, batches = network(dtype, 0.3), data(dtype)
-    finding = read(MisclassificationLikelihoodMatrix(), model, batches)
+    finding = read(Matrix(), model, batches)
     z, y = outputs(model, batches)
     p, given, y = z.double().softmax(1).numpy(), z.argmax(1).numpy(), y.numpy()
     first = row_uniform(torch.arange(len(y)), 0).numpy() < 0.5
@@ -26,7 +26,8 @@ def test_agrees_cell_by_cell(dtype):
         for j in range(CLASSES):
             distance[i, j] = np.mean([np.linalg.norm(row - centroids[j]) for row in p[first & (y == i)]])
     assert finding.arrays["distances"] == pytest.approx(distance, rel=1e-6)
-    likelihood = np.array([[0 if i == j else 1 / distance[i, j] for j in range(CLASSES)] for i in range(CLASSES)])
+    likelihood = 1 / distance
+    np.fill_diagonal(likelihood, 0)
     likelihood /= likelihood.sum(1, keepdims=True)
     assert finding.arrays["likelihood"] == pytest.approx(likelihood, rel=1e-6)
     shares = np.array(
@@ -41,7 +42,7 @@ def test_agrees_cell_by_cell(dtype):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_abstention_by_counting(seed):
     model, batches = network(torch.float64), data(torch.float64)
-    finding = read(MisclassificationLikelihoodMatrix(seed=seed), model, batches)
+    finding = read(Matrix(seed=seed), model, batches)
     z, y = outputs(model, batches)
     p, given = z.softmax(1).numpy(), z.argmax(1)
     wrong = (given != y).numpy()
@@ -63,15 +64,15 @@ def test_abstention_by_counting(seed):
 
 def test_batch_size_does_not_matter():
     model = network(torch.float64)
-    same(*(read(MisclassificationLikelihoodMatrix(), model, data(torch.float64, size)) for size in (7, 64)))
+    same(*(read(Matrix(), model, data(torch.float64, size)) for size in (7, 64)))
 
 
 def test_edges():
-    few = read(MisclassificationLikelihoodMatrix(), network(), [(torch.randn(1, 6), torch.tensor([0]))])
+    few = read(Matrix(), network(), [(torch.randn(1, 6), torch.tensor([0]))])
     assert "too few" in few.reason
     logits, labels = 5 * torch.eye(4)[torch.arange(40) % 2], torch.arange(40) % 2
-    unseen = read(MisclassificationLikelihoodMatrix(), torch.nn.Identity(), [(logits, labels)], outputs="logits")
+    unseen = read(Matrix(), torch.nn.Identity(), [(logits, labels)], outputs="logits")
     assert any("2 classes have no right answer" in caveat for caveat in unseen.caveats)
     assert "agreement" not in unseen.quantities
-    values = read(MisclassificationLikelihoodMatrix(), torch.nn.Linear(6, 2), [(torch.randn(9, 6), torch.randn(9, 2))])
+    values = read(Matrix(), torch.nn.Linear(6, 2), [(torch.randn(9, 6), torch.randn(9, 2))])
     assert "classes" in values.reason

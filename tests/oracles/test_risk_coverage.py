@@ -49,7 +49,9 @@ def test_agrees_with_counting(dtype):
     norms = {p: centred.max(1) / np.linalg.norm(centred, p, axis=1) for p in RiskCoverage().powers}
     norms = {p: s.round(12) for p, s in norms.items()}  # for p = 1 many are 1/2 but for rounding
     tried = {p: by_hand(s[~held], error[~held]) for p, s in norms.items()}
-    assert [row[1] for row in finding.tables["powers"].rows[1:]] == pytest.approx(list(tried.values()), rel=1e-6)
+    assert [row[1] for row in finding.tables["powers"].rows[1:]] == pytest.approx(
+        list(tried.values()), rel=1e-6
+    )
     best = min(tried, key=tried.get)
     plain = by_hand(scores["max softmax"][~held], error[~held])
     chosen = norms[best] if tried[best] < plain else scores["max softmax"]
@@ -100,8 +102,10 @@ def test_edges():
     right = read(RiskCoverage(), torch.nn.Identity(), [(5 * torch.eye(4), torch.arange(4))], outputs="logits")
     assert right.value == 0
     assert "no error to detect" in right.caveats
-    wrong = read(RiskCoverage(), torch.nn.Identity(), [(5 * torch.eye(3), (torch.arange(3) + 1) % 3)], outputs="logits")
+    missed = [(5 * torch.eye(3), (torch.arange(3) + 1) % 3)]
+    wrong = read(RiskCoverage(), torch.nn.Identity(), missed, outputs="logits")
     assert wrong.value == 1
-    flat = read(RiskCoverage(), torch.nn.Identity(), [(torch.ones(20, 2), torch.arange(20) % 2)], outputs="logits")
+    even = [(torch.ones(20, 2), torch.arange(20) % 2)]
+    flat = read(RiskCoverage(), torch.nn.Identity(), even, outputs="logits")
     assert flat.value == pytest.approx(0.5)
     assert "classes" in read(RiskCoverage(), torch.nn.Linear(6, 2), [(x, torch.randn(50, 2))]).reason

@@ -74,7 +74,7 @@ class FGSM(Transform):
 
     strength: float
     norm: Norm = "linf"
-    cost: float = field(default=2.0, init=False, compare=False)
+    cost: float = field(default=2.0, init=False, compare=False, repr=False)
 
     def apply(self, x: Tensor, site: Site) -> Tensor:
         """[n, ...] -> the same shape, inside the bounds."""
@@ -102,7 +102,7 @@ class PGD(Transform):
     pace: float = 2.5
     seed: int = 0
     stop: bool = True
-    cost: float = field(default=0.0, init=False, compare=False)
+    cost: float = field(default=0.0, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         # What it costs when nothing is broken early.

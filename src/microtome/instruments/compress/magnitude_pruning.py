@@ -29,7 +29,7 @@ class MagnitudePruning(Instrument):
     (the loss where there are no classes) on the same ``examples`` rows. Prunable: the largest tried fraction
     up to which the drop stays within ``tolerance`` (0.01: a point of accuracy; a hundredth of the loss).
     Control: as many weights removed by chance, from all together at every fraction, from each tensor at
-    ``control``. One forward a tensor and fraction, at most the ``tensors`` largest tensors.
+    ``control``. One forward a tensor and fraction: as many of the largest tensors as ``worlds`` allow.
     Without retraining this is a lower bound of what pruning can reach, and an accuracy of 512 examples
     cannot tell drops below a point.
     """
@@ -45,7 +45,7 @@ class MagnitudePruning(Instrument):
     control: float = 0.5
     tolerance: float = 0.01
     examples: int = 512
-    tensors: int = 24
+    worlds: int = 64
     seed: int = 0
 
     def examine(self, subject: Subject) -> Asking:
@@ -55,7 +55,9 @@ class MagnitudePruning(Instrument):
         weights = {name: p for name, p in subject.parameters.items() if p.dim() >= 2 and p.numel() > 1}
         if not weights:
             raise Refusal("no parameter has two dimensions: there are no weights to prune")
-        largest = sorted(weights, key=lambda name: -weights[name].numel())[: self.tensors]
+        # Each tensor alone costs a forward a fraction and one by chance; all together two a fraction.
+        alone = max((self.worlds - 2 * len(fractions)) // (len(fractions) + 1), 1)
+        largest = sorted(weights, key=lambda name: -weights[name].numel())[:alone]
         sets = {name: (name,) for name in weights if name in largest} | {ALL: tuple(weights)}
         over = Sample(self.examples, self.seed)
         sign, measure = (-1.0, correct) if subject.task.categorical else (1.0, loss)
@@ -108,6 +110,8 @@ class MagnitudePruning(Instrument):
             )
         if len(ids) * self.tolerance < 1 and subject.task.categorical:
             caveats.append(f"{len(ids)} predictions cannot show a drop of {self.tolerance:g}")
+        if by_chance >= reach[ALL] > 0:
+            caveats.append("weights chosen by chance can go as well: what is measured hardly rests on them")
         tight = min(
             (n for n in sets if n != ALL), key=lambda n: (reach[n], -float(small[n, fractions[-1]].mean))
         )

