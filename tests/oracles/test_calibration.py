@@ -125,7 +125,7 @@ def test_edges():
 
 
 def test_certainty_belongs_to_the_last_bin():
-    """torchmetrics puts a confidence of exactly 1 into a bin of its own; the last bin is closed by definition."""
+    """torchmetrics keeps a bin for confidences of exactly 1; by definition the last bin is closed."""
     z = torch.tensor([[200.0, 0.0]] * 4 + [[3.0, 0.0]] * 4)
     y = torch.tensor([0, 0, 0, 1, 0, 0, 0, 0])
     finding = read(Calibration(), torch.nn.Identity(), [(z, y)], outputs="logits")

@@ -28,7 +28,7 @@ LEVELS = Threshold(
     watch=0.05,
     alarm=0.001,
     worse="below",
-    source="test of calibration by consistency resampling, Bröcker & Smith 2007; usual levels of significance",
+    source="test of calibration by consistency resampling (Bröcker & Smith 2007), usual significance levels",
 )
 COLUMNS = ("from", "to", "predictions", "confidence", "accuracy", "low", "high")
 
