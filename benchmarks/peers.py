@@ -47,12 +47,16 @@ OURS: dict[str, dict[str, Any]] = {
     "reliability/calibration": {},
     "represent/linear_cka": {},
     "represent/linear_probes": {},
-    "dynamics/hessian_spectrum": {"rows": CURVED, "probes": PROBES, "steps": LANCZOS_STEPS},
+    "dynamics/hessian_spectrum": {
+        "examples": CURVED, "probes": PROBES, "trace_probes": PROBES, "steps": LANCZOS_STEPS,
+    },
     "explain/input_gradient": {"examples": tuple(range(EXPLAINED))},
     "explain/integrated_gradients": {"examples": tuple(range(EXPLAINED)), "steps": PATH_STEPS},
     "explain/smoothgrad": {"examples": tuple(range(EXPLAINED)), "copies": NOISE_COPIES},
     "explain/xgrad_cam": {"examples": tuple(range(EXPLAINED))},
-    "security/adversarial_accuracy": {"rows": ATTACKED, "strengths": STRENGTHS, "steps": ATTACK_STEPS},
+    "security/adversarial_accuracy": {
+        "examples": ATTACKED, "strengths": STRENGTHS, "at": STRENGTHS[1], "steps": ATTACK_STEPS,
+    },
     "compress/cost": {},
 }
 """Our instruments for these questions, with the options that match what the peers are asked."""
@@ -254,8 +258,6 @@ def main() -> None:
         model, data = build(name, arguments.rows)
         batches = list(data)
         x, y = torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
-        with torch.no_grad():
-            y = model(x).argmax(1) if arguments.rows <= 512 else y  # labels it gets right, so attacks have work
         loader = [(x[i : i + 64], y[i : i + 64]) for i in range(0, len(x), 64)]
         questions = peer_questions(model, x, y)
         if name == "resnet":
