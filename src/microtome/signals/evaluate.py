@@ -234,6 +234,7 @@ class Evaluator:
         self.trace: list[tuple[str, int, int]] | None = None
         """When a list: (kind of work, rows, vectors) of every call of the model, for benchmarks."""
         self._programs: dict[tuple[Signal, World], tuple[Program, Signal]] = {}
+        self._answers: dict[tuple[Signal, World, int] | None, Tensor] = {}
         self._changed: OrderedDict[tuple[Any, ...], Mapping[str, Tensor]] = OrderedDict()
 
     def run(self, program: Program, batch: Batch, deliver: Deliver) -> None:
@@ -242,7 +243,10 @@ class Evaluator:
         Raises:
             SubjectError: when the plain forward fails; failures in other worlds are delivered as Failure.
         """
-        self._run(program, batch, deliver, None)
+        try:
+            self._run(program, batch, deliver, None)
+        finally:
+            self._answers.clear()
 
     def _run(self, program: Program, batch: Batch, deliver: Deliver, site: Tensor | None) -> None:
         board = _Board(program, deliver)
@@ -612,6 +616,10 @@ class Evaluator:
 
         def ask(signal: Signal, site: Tensor, keep: Tensor | None = None) -> Tensor:
             key = (signal, target)
+            # Several transforms of one slice start from the same answer on the same inputs.
+            memory = (signal, target, id(site)) if keep is None and site is batch.site() else None
+            if memory in self._answers:
+                return self._answers[memory]
             if key not in self._programs:
                 moved = signal._moved(lambda _: target)
                 self._programs[key] = (Program([moved]), moved)
@@ -635,7 +643,10 @@ class Evaluator:
                 if isinstance(value, Failure):
                     raise value.error
                 pieces.append(value)
-            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            answer = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            if memory is not None:
+                self._answers[memory] = answer
+            return answer
 
         return ask
 
