@@ -43,7 +43,7 @@ class ViT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.patch(x).flatten(2).transpose(1, 2)
-        y = torch.cat([self.token.expand(len(x), -1, -1), y], 1) + self.position
+        y = torch.cat([self.token.expand(x.shape[0], -1, -1), y], 1) + self.position
         return self.head(self.norm(self.block(y))[:, 0])
 
 
@@ -107,6 +107,8 @@ def _settle(model: nn.Module, *args: Any) -> nn.Module:
 def _digits() -> tuple[nn.Module, tuple[Any, ...]]:
     return _settle(DigitsCNN(width=4), torch.rand(64, 1, 8, 8)), (torch.rand(3, 1, 8, 8),)
 
+
+torch.set_num_threads(1)  # small operations: threads only wait for each other
 
 MODELS: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...]]]] = {
     "mlp": lambda: (mlp(), (torch.rand(3, 5),)),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import hypothesis.strategies as st
@@ -36,7 +37,7 @@ def center_of(graph: Graph, args: tuple[Tensor, ...]) -> tuple[Node, Tensor]:
 def attack(
     graph: Graph, args: tuple[Tensor, ...], start: Node, x: Tensor, eps: float, sign: float, seed: int
 ) -> Tensor:
-    """Ten steps of projected gradient from a random corner, for the extreme of all outputs' sum weighted at random."""
+    """Ten steps of projected gradient for the extreme of a random combination of outputs."""
     generator = torch.Generator().manual_seed(seed)
     z = x + eps * (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1)
     inputs = graph.bind(args)
@@ -74,7 +75,7 @@ def test_bounds_hold_against_samples_and_attacks(name: str, dtype: torch.dtype) 
             for bound in bounds:
                 assert bool(bound.contains(output).all())
         assert bool((bounds[3].width <= wide.width * (1 + 1e-6) + 1e-12).all())
-        assert bool((proved.width >= wide.width).all())
+        assert bool((proved.width >= wide.width * (1 - 1e-6)).all())
 
 
 @pytest.mark.parametrize("name", ["mlp", "digits_cnn", "smooth", "block", "lstm"])
@@ -118,7 +119,7 @@ def test_margins_are_bounded_jointly() -> None:
 def test_batch_is_the_same_as_one_by_one_and_as_small_chunks() -> None:
     for name in ("digits_cnn", "encoder", "gpt"):
         _, args, graph = captured(name, torch.float64)
-        start, x = center_of(graph, args)
+        x = center_of(graph, args)[1]
         whole = linear_bounds(graph, Interval.around(x, 0.01), graph.bind(args))
         chunks = linear_bounds(graph, Interval.around(x, 0.01), graph.bind(args), budget=4000)
         one = linear_bounds(
@@ -165,7 +166,7 @@ OPERATIONS = {
     "max_pool": lambda x: F.max_pool2d(x.reshape(-1, 1, 2, 3), (2, 2), 1).flatten(1),
     "adaptive": lambda x: F.adaptive_avg_pool2d(x.reshape(-1, 1, 2, 3), (1, 2)).flatten(1),
     "amax": lambda x: x.reshape(-1, 2, 3).amax(1),
-    "cat": lambda x: torch.cat([x[:, 3:], torch.ones(1, 6).expand(len(x), -1).to(x), -x[:, :1]], 1),
+    "cat": lambda x: torch.cat([x[:, 3:], torch.ones(1, 6).expand(x.shape[0], -1).to(x), -x[:, :1]], 1),
     "pad": lambda x: F.pad(x, (1, 2), value=0.5),
     "index": lambda x: x[:, torch.tensor([4, 0, 0])],
     "where": lambda x: torch.where(torch.arange(6) > 2, x, 2.0),
@@ -176,20 +177,48 @@ OPERATIONS = {
     "clamp": lambda x: x.clamp(-0.5, 0.7),
     "prelu": lambda x: F.prelu(x, torch.tensor([0.25]).to(x)),
     "maximum": lambda x: torch.maximum(x[:, :3], x[:, 3:]),
-    "gather": lambda x: torch.zeros_like(x).scatter_add(1, torch.tensor([[0, 0, 1, 2, 5, 5]]).expand(len(x), -1), x),
+    "gather": lambda x: torch.zeros_like(x).scatter_add(
+        1, torch.tensor([[0, 0, 1, 2, 5, 5]]).expand(x.shape[0], -1), x
+    ),
     "einsum": lambda x: torch.einsum("bi,bj->bij", x[:, :2], x[:, 2:4]).flatten(1),
-    **{n: getattr(F, n) for n in ("relu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "elu", "selu", "celu",
-                                  "softplus", "leaky_relu", "relu6", "hardtanh", "logsigmoid", "softsign")},
+    **{
+        n: getattr(F, n)
+        for n in (
+            "relu",
+            "gelu",
+            "silu",
+            "mish",
+            "hardswish",
+            "hardsigmoid",
+            "elu",
+            "selu",
+            "celu",
+            "softplus",
+            "leaky_relu",
+            "relu6",
+            "hardtanh",
+            "logsigmoid",
+            "softsign",
+        )
+    },
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "tanh": torch.tanh, "sigmoid": torch.sigmoid, "erf": torch.erf, "abs": torch.abs, "exp": torch.exp,
-}  # fmt: skip
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "erf": torch.erf,
+    "abs": torch.abs,
+    "exp": torch.exp,
+}
 ONE = {}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-@settings(max_examples=12, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 2**31), eps=st.sampled_from([0.0, 1e-4, 0.1, 1.0, 4.0]), scale=st.sampled_from([0.1, 1.0, 5.0]),
-       single=st.booleans())  # fmt: skip
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    eps=st.sampled_from([0.0, 1e-4, 0.1, 1.0, 4.0]),
+    scale=st.sampled_from([0.1, 1.0, 5.0]),
+    single=st.booleans(),
+)
 def test_every_operation_is_bounded(name: str, seed: int, eps: float, scale: float, single: bool) -> None:
     dtype = torch.float32 if single else torch.float64
     if (name, dtype) not in ONE:
@@ -203,16 +232,11 @@ def test_every_operation_is_bounded(name: str, seed: int, eps: float, scale: flo
     at = torch.rand(200, 2, 6, generator=generator, dtype=dtype)
     at[::3] = at[::3].round()
     points = torch.minimum(torch.maximum(box.lower + at * (box.upper - box.lower), box.lower), box.upper)
-    outputs = torch.stack(
-        [concrete(graph, (point,)).output for point in points[: 200 if name in SLOW_CHECK else 60]]
-    )
+    outputs = concrete(graph, (points.flatten(0, 1),)).output.unflatten(0, (200, 2))
     for bound in (wide, linear, tuned):
         assert not bool(torch.isnan(bound.lower).any())
         assert bool((bound.lower <= outputs).all()), float((bound.lower - outputs).max())
         assert bool((outputs <= bound.upper).all()), float((outputs - bound.upper).max())
-
-
-SLOW_CHECK = {"softmax", "layer_norm"}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -232,7 +256,7 @@ def test_curves_slopes_are_their_derivatives(operation: object) -> None:
     derivative = torch.autograd.grad(curve.value(moved).sum(), moved)[0]
     torch.testing.assert_close(curve.slope(x), derivative, rtol=1e-6, atol=1e-8)
     edges = [-math.inf, *curve.breaks, math.inf]
-    for left, right in zip(edges, edges[1:], strict=False):
+    for left, right in itertools.pairwise(edges):
         steps = curve.slope(x[(x > left) & (x < right)]).diff()
         assert bool((steps >= -1e-9).all()) or bool((steps <= 1e-9).all())
 

@@ -2,22 +2,24 @@
 
 A model is captured once and then read in several ways. The pieces, from the bottom up:
 
-- ``capture`` traces a model with ``torch.export`` into a ``Graph``: plain ``Node`` values in order of execution, each
-  with its operation, shape, the module call its reader knows ("block1.relu#2") and the line of code it comes from.
-  Operations are core ATen ones, except that linear maps, normalisations, activations, pools and softmax stay whole
-  (``operations.KEPT``), for a domain can say more about them than about their pieces.
-- A ``Domain`` gives operations a meaning: a table filled by ``@rule(Domain, torch.ops.aten.relu.default)`` in one
-  file. Subclasses inherit rules and may replace a few.
-- ``forward`` walks the graph with values: numbers where nothing is abstract (position ids, masks, shapes need no
-  rules), abstract values elsewhere. ``replace`` puts an abstract value anywhere, such as at an embedding.
-- ``backward`` walks from outputs to inputs through a run of ``forward``: ``requirements`` says beforehand which
-  values its rules will read, everything else is dropped after its last use.
-- ``coverage`` says before anything runs which operations lack a rule; a missing one is the error MT310, which names
-  operation, module, line and domain. Nothing falls back in silence.
+- ``capture`` traces a model with ``torch.export`` into a ``Graph``: plain ``Node`` values in order of
+  execution, each with its operation, shape, the module call its reader knows ("block1.relu#2") and the line
+  of code it comes from. Operations are core ATen ones, except that linear maps, normalisations,
+  activations, pools and softmax stay whole (``operations.KEPT``), for a domain can say more about them than
+  about their pieces.
+- A ``Domain`` gives operations a meaning: a table filled by ``@rule(Domain, torch.ops.aten.relu.default)``
+  in one file. Subclasses inherit rules and may replace a few.
+- ``forward`` walks the graph with values: numbers where nothing is abstract (position ids, masks, shapes
+  need no rules), abstract values elsewhere. ``replace`` puts an abstract value anywhere, such as at an
+  embedding.
+- ``backward`` walks from outputs to inputs through a run of ``forward``: ``requirements`` says beforehand
+  which values its rules will read, everything else is dropped after its last use.
+- ``coverage`` says before anything runs which operations lack a rule; a missing one is the error MT310,
+  which names operation, module, line and domain. Nothing falls back in silence.
 
-Domains here: ``interval`` (ranges), ``linear_bounds`` with ``linear_rules`` (linear functions below and above),
-``cost`` (operations, bytes, receptive fields). ``curves`` knows what bounds need of functions of one number.
-``docs/add-a-domain.md`` shows how to add one.
+Domains here: ``interval`` (ranges), ``linear_bounds`` with ``linear_rules`` (linear functions below and
+above), ``cost`` (operations, bytes, receptive fields). ``curves`` knows what bounds need of functions of
+one number. ``docs/add-a-domain.md`` shows how to add one.
 """
 
 from microtome.interpret.capture import capture

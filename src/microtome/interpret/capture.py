@@ -1,9 +1,9 @@
 """Capture: a model becomes a graph of core ATen operations, each with the module path its reader knows.
 
-``torch.export`` traces the model once on example arguments, in eval mode, with a dynamic batch dimension where the
-program allows one; ``run_decompositions`` turns it into few operations (``operations.KEPT`` stay whole). The model
-is left as found: training mode, random state, configuration. Hooks of the model are part of the program and run
-once on shapes without numbers.
+``torch.export`` traces the model once on example arguments, in eval mode, with a dynamic batch dimension
+where the program allows one; ``run_decompositions`` turns it into few operations (``operations.KEPT`` stay
+whole). The model is left as found: training mode, random state, configuration. Hooks of the model are part
+of the program and run once on shapes without numbers.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def capture(
 ) -> Graph:
     """Trace ``model(*example_args, **example_kwargs)`` in eval mode into a graph.
 
-    The first dimension of every tensor may change afterwards, unless the program fixes it (``graph.notes`` say so).
+    The first dimension of every tensor may change afterwards, unless the program fixes it (``graph.notes``
+    say so).
     """
     args, kwargs = tuple(example_args), dict(example_kwargs or {})
     notes: list[str] = []
@@ -99,7 +100,7 @@ def _attempts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[A
 def _export(model: nn.Module, args: Any, kwargs: Any, dynamic: bool) -> torch.export.ExportedProgram:
     shapes = None
     if dynamic:
-        # One object per argument: shapes are looked up by identity, and a caller may pass the same tensor twice.
+        # One object per argument: shapes are looked up by identity, and a tensor may be passed twice.
         args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.view_as(t), (args, kwargs))
         collection = torch.export.ShapesCollection()
         for leaf in pytree.tree_leaves((args, kwargs)):
@@ -184,8 +185,11 @@ def _graph(
     for spec in signature.input_specs:
         kind = _KINDS.get(spec.kind)
         if kind is None:
-            raise SubjectError("MT302", f"{type(model).__name__} takes an input of kind {spec.kind.name}",
-                               fix="pass tensors and plain numbers only")  # fmt: skip
+            raise SubjectError(
+                "MT302",
+                f"{type(model).__name__} takes an input of kind {spec.kind.name}",
+                fix="pass tensors and plain numbers only",
+            )
         placeholders[spec.arg.name] = (kind, spec.target)
         if kind != "input":
             assert spec.target is not None

@@ -1,10 +1,10 @@
 """Cost of every operation: floating-point operations, bytes moved, parameters, receptive field.
 
 Runs on shapes alone (the meta device): no weights are read, nothing is computed. Products are counted as
-``torch.utils.flop_counter`` counts them (two per multiply-add); it counts nothing else, so that everything else is in
-``Cost.other``: one per entry of the result. Bytes are those an unfused program reads and writes. The receptive
-field is arithmetic on kernels: size r, stride j between neighbours and start s of the first entry, per axis:
-r + (k - 1) d j, j stride, s - p j.
+``torch.utils.flop_counter`` counts them (two per multiply-add); it counts nothing else, so that everything
+else is in ``Cost.other``: one per entry of the result. Bytes are those an unfused program reads and writes.
+The receptive field is arithmetic on kernels: size r, stride j between neighbours and start s of the first
+entry, per axis: r + (k - 1) d j, j stride, s - p j.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Of one operation: ``flops`` in products, ``other`` elsewhere, ``bytes`` moved, ``parameters`` it reads first."""
+    """Of one operation: ``flops`` in products, ``other`` elsewhere, bytes moved, parameters read first."""
 
     node: Node
     flops: int
@@ -60,7 +60,7 @@ class Cost:
 
 
 class Costs(Domain):
-    """Rules give the multiply-adds of products times two: ``rule(result, *args) -> int``. The rest costs no flops."""
+    """Rules count products, two per multiply-add: ``rule(result, *args) -> int``. The rest costs no flops."""
 
     name: ClassVar[str] = "cost"
 
@@ -91,9 +91,30 @@ def convolution(result: Tensor, x: Tensor, weight: Tensor, bias: Any, *options: 
 
 
 _FREE = frozenset((*STRUCTURAL, *SHAPE_ONLY))
-_VIEWS = frozenset(overloads("view", "_unsafe_view", "reshape", "permute", "transpose.int", "t", "unsqueeze", "squeeze",
-                             "squeeze.dim", "squeeze.dims", "expand", "alias", "detach", "select.int", "slice.Tensor",
-                             "split.Tensor", "split_with_sizes", "unbind.int", "as_strided", "diagonal"))  # fmt: skip
+_VIEWS = frozenset(
+    overloads(
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "permute",
+        "transpose.int",
+        "t",
+        "unsqueeze",
+        "squeeze",
+        "squeeze.dim",
+        "squeeze.dims",
+        "expand",
+        "alias",
+        "detach",
+        "select.int",
+        "slice.Tensor",
+        "split.Tensor",
+        "split_with_sizes",
+        "unbind.int",
+        "as_strided",
+        "diagonal",
+    )
+)
 _POOLS = frozenset(
     overloads("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d")
 )
@@ -221,9 +242,25 @@ def _field(
 
 
 _PLAIN = frozenset(overloads("clone", "alias", "detach", "contiguous", "dropout", "cat", "_to_copy"))
-_MIXING = frozenset(overloads("linear", "matmul", "mm", "bmm", "softmax.int", "layer_norm", "group_norm", "instance_norm",
-                              "mean.dim", "sum.dim_IntList", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "amax",
-                              "cumsum", "_adaptive_avg_pool2d"))  # fmt: skip
+_MIXING = frozenset(
+    overloads(
+        "linear",
+        "matmul",
+        "mm",
+        "bmm",
+        "softmax.int",
+        "layer_norm",
+        "group_norm",
+        "instance_norm",
+        "mean.dim",
+        "sum.dim_IntList",
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "amax",
+        "cumsum",
+        "_adaptive_avg_pool2d",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)

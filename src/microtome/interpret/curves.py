@@ -1,12 +1,13 @@
 """Functions of one number: derivative, where the derivative is monotone, where it is zero.
 
-That is all a bound needs to know: ``Curve.range`` gives the least and greatest value on an interval, ``Curve.offset``
-the exact offset of the line of a given slope below or above the function, ``Curve.slopes`` slopes of good lines. A
-new activation is one entry of ``CURVES``.
+That is all a bound needs to know: ``Curve.range`` gives the least and greatest value on an interval,
+``Curve.offset`` the exact offset of the line of a given slope below or above the function, ``Curve.slopes``
+slopes of good lines. A new activation is one entry of ``CURVES``.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,10 +27,10 @@ _HALVINGS = 26
 class Curve:
     """A function of one number, with what is known about its shape.
 
-    ``breaks``: points between which the derivative is monotone (inflections, kinks). ``stationary``: where the
-    function turns. ``monotone``: +1, -1 or 0. ``domain``: where it is defined;
-    ``pole``: a pole at 0. ``ulps``: error of torch's own
-    evaluation in units of eps; ``at_input``: relative to the larger of input and result instead of the result.
+    ``breaks``: points between which the derivative is monotone (inflections, kinks). ``stationary``: where
+    the function turns. ``monotone``: +1, -1 or 0. ``domain``: where it is defined; ``pole``: a pole at 0.
+    ``ulps``: error of torch's own evaluation in units of eps; ``at_input``: relative to the larger of input
+    and result instead of the result.
     """
 
     value: Callable[[Tensor], Tensor]
@@ -58,10 +59,11 @@ class Curve:
         return least, most
 
     def offset(self, slope: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """min and max over [lower, upper] of value(x) - slope x: the exact offsets of lines of that slope.
+        """Min and max over [lower, upper] of value(x) - slope x: the exact offsets of lines of that slope.
 
-        The extremes lie at the ends, at breaks, or where the derivative equals the slope: once at most between two
-        breaks, found by halving. Differentiable in the slope (the touching point is held fixed).
+        The extremes lie at the ends, at breaks, or where the derivative equals the slope: once at most
+        between two breaks, found by halving. Differentiable in the slope (the touching point is held
+        fixed).
         """
         points = [lower, upper]
         with torch.no_grad():
@@ -70,7 +72,7 @@ class Curve:
                 *(torch.clamp(torch.full_like(lower, b), lower, upper) for b in self.breaks),
                 upper,
             ]
-            for left, right in zip(edges, edges[1:], strict=False):
+            for left, right in itertools.pairwise(edges):
                 points.append(self._touch(slope.detach(), left, right))
             points += edges[1:-1]
         heights = [self.value(point) - slope * point for point in points]
@@ -93,8 +95,8 @@ class Curve:
     def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes of the lines below and above with the least area between line and function.
 
-        The height of the best line at the midpoint is convex (concave) in its slope; it is found by halving on
-        sampled points. Being approximate here costs tightness, never soundness.
+        The height of the best line at the midpoint is convex (concave) in its slope; it is found by halving
+        on sampled points. Being approximate here costs tightness, never soundness.
         """
         with torch.no_grad():
             steps = torch.linspace(0, 1, _GRID, dtype=lower.dtype, device=lower.device)
@@ -129,8 +131,14 @@ def _gelu(approximate: str = "none") -> Curve:
             return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * 0.044715 * x * x)
 
         edge = 1.4185040087908283
-        return Curve(value=lambda x: F.gelu(x, approximate="tanh"), slope=slope, breaks=(-edge, edge),
-                     stationary=(-0.7524614220710163,), at_input=True, ulps=8)  # fmt: skip
+        return Curve(
+            value=lambda x: F.gelu(x, approximate="tanh"),
+            slope=slope,
+            breaks=(-edge, edge),
+            stationary=(-0.7524614220710163,),
+            at_input=True,
+            ulps=8,
+        )
     return Curve(
         value=F.gelu,
         slope=lambda x: 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * _normal_density(x),
@@ -155,8 +163,13 @@ def _mish() -> Curve:
         t, s = torch.tanh(F.softplus(x)), torch.sigmoid(x)
         return t + x * s * (1 - t * t)
 
-    return Curve(value=F.mish, slope=slope, breaks=(-2.2563763963607935, 1.4905711794854282),
-                 stationary=(-1.1924312145154956,), ulps=8)  # fmt: skip
+    return Curve(
+        value=F.mish,
+        slope=slope,
+        breaks=(-2.2563763963607935, 1.4905711794854282),
+        stationary=(-1.1924312145154956,),
+        ulps=8,
+    )
 
 
 def _elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Curve:
@@ -206,8 +219,13 @@ def _hardswish() -> Curve:
 
 
 def _hardsigmoid() -> Curve:
-    return Curve(value=F.hardsigmoid, slope=lambda x: ((x > -3) & (x < 3)).to(x.dtype) / 6,
-                 breaks=(-3.0, 3.0), monotone=1, ulps=8)  # fmt: skip
+    return Curve(
+        value=F.hardsigmoid,
+        slope=lambda x: ((x > -3) & (x < 3)).to(x.dtype) / 6,
+        breaks=(-3.0, 3.0),
+        monotone=1,
+        ulps=8,
+    )
 
 
 def _softplus(beta: float = 1.0, threshold: float = 20.0) -> Curve:
@@ -220,10 +238,7 @@ def _power(exponent: float) -> Curve:
     whole = float(exponent).is_integer()
     even = whole and int(exponent) % 2 == 0
     domain = (-math.inf, math.inf) if whole and exponent > 0 else (0.0, math.inf)
-    if whole and exponent > 0:
-        monotone = 0 if even else 1
-    else:
-        monotone = 1 if exponent > 0 else -1
+    monotone = (0 if even else 1) if whole and exponent > 0 else 1 if exponent > 0 else -1
     return Curve(
         value=lambda x: x**exponent,
         slope=lambda x: exponent * x ** (exponent - 1),
@@ -269,18 +284,42 @@ CURVES: dict[Any, Callable[..., Curve]] = {
         (("sigmoid",), _logistic),
         (("tanh",), _tanh),
         (("log_sigmoid",), lambda: Curve(value=F.logsigmoid, slope=lambda x: torch.sigmoid(-x), monotone=1)),
-        (("erf",), lambda: Curve(value=torch.erf, slope=lambda x: 2 / math.sqrt(math.pi) * torch.exp(-x * x),
-                                 breaks=(0.0,), monotone=1)),
+        (
+            ("erf",),
+            lambda: Curve(
+                value=torch.erf,
+                slope=lambda x: 2 / math.sqrt(math.pi) * torch.exp(-x * x),
+                breaks=(0.0,),
+                monotone=1,
+            ),
+        ),
         (("exp",), lambda: Curve(value=torch.exp, slope=torch.exp, monotone=1)),
         (("log",), lambda: Curve(value=torch.log, slope=torch.reciprocal, monotone=1, domain=_POSITIVE)),
-        (("sqrt",), lambda: Curve(value=torch.sqrt, slope=lambda x: 0.5 * x.clamp(min=1e-30).rsqrt(), monotone=1,
-                                  domain=_POSITIVE)),
-        (("rsqrt",), lambda: Curve(value=torch.rsqrt, slope=lambda x: -0.5 * x.rsqrt() / x, monotone=-1,
-                                   domain=_POSITIVE)),
-        (("reciprocal",), lambda: Curve(value=torch.reciprocal, slope=lambda x: -1 / (x * x), monotone=-1, pole=True)),
-        (("abs",), lambda: Curve(value=torch.abs, slope=torch.sign, breaks=(0.0,), stationary=(0.0,), ulps=0)),
+        (
+            ("sqrt",),
+            lambda: Curve(
+                value=torch.sqrt,
+                slope=lambda x: 0.5 * x.clamp(min=1e-30).rsqrt(),
+                monotone=1,
+                domain=_POSITIVE,
+            ),
+        ),
+        (
+            ("rsqrt",),
+            lambda: Curve(
+                value=torch.rsqrt, slope=lambda x: -0.5 * x.rsqrt() / x, monotone=-1, domain=_POSITIVE
+            ),
+        ),
+        (
+            ("reciprocal",),
+            lambda: Curve(value=torch.reciprocal, slope=lambda x: -1 / (x * x), monotone=-1, pole=True),
+        ),
+        (
+            ("abs",),
+            lambda: Curve(value=torch.abs, slope=torch.sign, breaks=(0.0,), stationary=(0.0,), ulps=0),
+        ),
         (("square",), lambda: _power(2)),
         (("pow.Tensor_Scalar",), _power),
     )
     for op in overloads(*names)
-}  # fmt: skip
+}

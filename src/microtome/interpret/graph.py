@@ -19,9 +19,10 @@ Kind = Literal["input", "parameter", "buffer", "constant", "operation"]
 class Node:
     """One value of the program: an input, a parameter, a buffer, a constant, or the result of an operation.
 
-    ``args`` and ``kwargs`` are those of ``target`` with nodes in the place of tensors. ``path`` and ``call`` say
-    which module computed it ("block1.relu", call 1 is the second); ``where`` is the line of the user's code.
-    ``shape`` holds an int for a fixed size and a string for a size that changes from call to call.
+    ``args`` and ``kwargs`` are those of ``target`` with nodes in the place of tensors. ``path`` and
+    ``call`` say which module computed it ("block1.relu", call 1 is the second); ``where`` is the line of
+    the user's code. ``shape`` holds an int for a fixed size and a string for a size that changes from call
+    to call.
     """
 
     name: str
@@ -91,8 +92,9 @@ def substitute(tree: Any, value: Callable[[Node], Any]) -> Any:
 class Graph:
     """A captured model: nodes in order of execution, the tensors it holds, its inputs and outputs.
 
-    ``state`` maps the names of parameters, buffers and constants to the model's own tensors (not copies): after
-    training the graph means the trained model. ``notes`` say what a reader must know (a fixed batch size, ...).
+    ``state`` maps the names of parameters, buffers and constants to the model's own tensors (not copies):
+    after training the graph means the trained model. ``notes`` say what a reader must know (a fixed batch
+    size, ...).
     """
 
     nodes: tuple[Node, ...]
@@ -156,12 +158,28 @@ class Graph:
                 "the graph was captured with",
                 fix="call it as in the capture, or capture it again",
             )
+        for node, leaf in zip(self.inputs, leaves, strict=True):
+            self._check(node, leaf)
         return dict(zip(self.inputs, leaves, strict=True))
+
+    def _check(self, node: Node, value: Any) -> None:
+        if node.shape is None or not isinstance(value, Tensor):
+            return
+        same = len(node.shape) == value.dim() and all(
+            isinstance(want, str) or want == size for want, size in zip(node.shape, value.shape, strict=False)
+        )
+        if not same:
+            raise UsageError(
+                "MT306",
+                f"the graph was captured for {node.name!r} of {list(node.shape)}, not {list(value.shape)}",
+                where="; ".join(self.notes),
+                fix="capture it again so (in the model, x.shape[0] keeps a size open, len(x) does not)",
+            )
 
     def reached(
         self, start: Iterable[Node], through: Callable[[Node], bool] = lambda node: True
     ) -> set[Node]:
-        """The nodes whose value depends on ``start`` (which is included), along nodes that ``through`` lets pass."""
+        """The nodes that depend on ``start`` (which is included), along nodes that ``through`` lets pass."""
         found = set(start)
         for node in self.nodes:
             if node not in found and through(node) and any(operand in found for operand in node.operands):

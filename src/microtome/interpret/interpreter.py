@@ -2,14 +2,15 @@
 
 A ``Domain`` is a table from operations to rules, in one file. There are two kinds, and one walk for each:
 
-- **Forward** domains give values a meaning that flows with the program (an interval instead of a number). A rule
-  gets the operands and returns the result: ``rule(at, *args, **kwargs) -> value``.
-- **Backward** domains give a meaning that flows from an output to the input (relevance, linear bounds). First a
-  forward run, concrete or in another domain, keeps what the rules ask for; then each rule gets what arrived at
-  its result and returns what goes to its operands: ``rule(at, cotangent, *args, **kwargs) -> share(s)``.
+- **Forward** domains give values a meaning that flows with the program (an interval instead of a number). A
+  rule gets the operands and returns the result: ``rule(at, *args, **kwargs) -> value``.
+- **Backward** domains give a meaning that flows from an output to the input (relevance, linear bounds).
+  First a forward run, concrete or in another domain, keeps what the rules ask for; then each rule gets what
+  arrived at its result and returns what goes to its operands: ``rule(at, cotangent, *args, **kwargs) ->
+  share(s)``.
 
-Only operations on abstract values need rules. Position ids, masks, shapes and everything else that does not depend
-on an abstract value run concretely, and so do operations that look at nothing but a shape.
+Only operations on abstract values need rules. Position ids, masks, shapes and everything else that does not
+depend on an abstract value run concretely, and so do operations that look at nothing but a shape.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class Entry:
 class Domain:
     """A meaning for operations. Subclasses inherit rules and may replace some of them.
 
-    ``value`` is the class of abstract values of a forward domain (they need ``shape``, ``dtype`` and ``device``);
-    a backward domain leaves it None. Options are fields of the instance, state of one run belongs to ``At.state``.
+    ``value`` is the class of abstract values of a forward domain (they need ``shape``, ``dtype`` and
+    ``device``); a backward domain leaves it None. Options are fields of the instance, state of one run
+    belongs to ``At.state``.
     """
 
     name: ClassVar[str]
@@ -87,8 +89,9 @@ def rule(
 ) -> Callable[[Rule], Rule]:
     """Register a function as the meaning of operations in a domain.
 
-    ``keep`` and ``output`` concern backward domains: whether the rule reads its operands' values, only their shapes
-    (then it gets tensors on the meta device) or nothing, and whether it reads the result (``at.output``).
+    ``keep`` and ``output`` concern backward domains: whether the rule reads its operands' values, only
+    their shapes (then it gets tensors on the meta device) or nothing, and whether it reads the result
+    (``at.output``).
     """
 
     def register(function: Rule) -> Rule:
@@ -131,7 +134,7 @@ class At:
         return self.node.target(*pick(args), **{key: pick(item) for key, item in (kwargs or {}).items()})
 
     def transpose(self, cotangent: Any, *args: Any, batched: int = 0, **kwargs: Any) -> list[Any]:
-        """Transposed Jacobian of the operation at these operands: a share for each tracked one, None for others.
+        """Transposed Jacobian of the operation here: a share for each tracked operand, None for others.
 
         ``batched`` counts leading dimensions of the cotangent that the result does not have.
         """
@@ -150,9 +153,17 @@ class At:
             for spot, value in zip(wanted, values, strict=True):
                 leaves[spot] = value
             again_args, again_kwargs = pytree.tree_unflatten(leaves, tree)
-            return self.node.target(*again_args, **again_kwargs)
+            found = self.node.target(*again_args, **again_kwargs)
+            return tuple(found) if isinstance(found, list) else found
 
-        pull = torch.func.vjp(forward, *points)[1]
+        primal, pull = torch.func.vjp(forward, *points)[:2]
+        if isinstance(cotangent, tuple | list):  # several results; a gap counts as zeros
+            some = next(item for item in cotangent if item is not None)
+            lead = some.shape[:batched]
+            cotangent = tuple(
+                some.new_zeros(*lead, *result.shape) if item is None else item
+                for item, result in zip(cotangent, primal, strict=True)
+            )
         for _ in range(batched):
             pull = torch.func.vmap(pull)
         shares = pull(cotangent)
@@ -204,10 +215,10 @@ def forward(
 ) -> Run:
     """Walk the graph with concrete and abstract values together.
 
-    ``inputs`` gives every input its value; ``replace`` exchanges the value of any node on the way (so token ids stay
-    concrete and their embedding becomes an interval). Values are dropped after their last use, unless ``keep``.
-    ``targets`` (default: the outputs) end the walk; ``parameters`` replace the model's own. A dict
-    given as ``values`` is filled while the walk goes on, for a ``replace`` that looks back.
+    ``inputs`` gives every input its value; ``replace`` exchanges the value of any node on the way (so token
+    ids stay concrete and their embedding becomes an interval). Values are dropped after their last use,
+    unless ``keep``. ``targets`` (default: the outputs) end the walk; ``parameters`` replace the model's
+    own. A dict given as ``values`` is filled while the walk goes on, for a ``replace`` that looks back.
     """
     ends = (
         list(targets) if targets is not None else [node for node in graph.outputs if isinstance(node, Node)]
@@ -307,7 +318,7 @@ def missing_rule(node: Node, domain: Domain) -> SubjectError:
         "MT310",
         f"the domain '{domain.name}' has no rule for the operation '{node.operation}'",
         where=node.place(),
-        fix=f"add one with @rule({type(domain).__name__}, torch.ops.{node.operation}) (docs/add-a-domain.md), "
+        fix=f"add one with @rule({type(domain).__name__}, torch.ops.{node.operation}), "
         "start after this layer, or replace it in the model" + (f"; {like}" if like else ""),
     )
 
@@ -376,7 +387,7 @@ def _spread(
         if len(positions) != 1:
             raise MicrotomeError(
                 "MT311",
-                f"the rule of '{domain.name}' for '{node.operation}' returned one share for {len(positions)} operands",
+                f"the '{domain.name}' rule for '{node.operation}' gives one share for {len(positions)} operands",
                 where=node.place(),
                 fix="return a list with a share (or None) for each tensor operand, in order",
             )
@@ -396,7 +407,7 @@ def sources(graph: Graph) -> tuple[Node, ...]:
 def requirements(
     graph: Graph, domain: Domain, targets: Iterable[Node], to: Iterable[Node] | None = None
 ) -> tuple[set[Node], set[Node]]:
-    """The nodes a backward walk needs values of, and those it needs shapes of: ``keep`` and ``shapes`` of forward."""
+    """What a backward walk needs of a forward one: nodes to ``keep``, and nodes whose ``shapes`` it reads."""
     goals = set(to if to is not None else sources(graph))
     tracked = _dependent(graph, goals) & graph.needed(targets)
     keep: set[Node] = set()
@@ -434,7 +445,7 @@ class Coverage:
 def coverage(
     graph: Graph, domain: Domain, start: Iterable[Node] | None = None, targets: Iterable[Node] | None = None
 ) -> Coverage:
-    """Check every operation between ``start`` (default: ``sources``) and ``targets`` (default: the first output)."""
+    """Check all operations between ``start`` (default: ``sources``) and ``targets`` (default: the output)."""
     first = set(start if start is not None else sources(graph))
     ends = graph.needed(targets if targets is not None else [graph.output])
     inside = [

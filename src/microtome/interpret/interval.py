@@ -1,14 +1,14 @@
 """Interval bounds (IBP): every number becomes a range that certainly holds it.
 
-``interval_bounds(graph, Interval.around(x, eps))`` bounds the outputs for all inputs in the box. Linear maps use
-centre and radius (|W| r), normalisations the exact range of each entry given the others, activations the curve's
-own turning points; the cost is two to three forwards.
+``interval_bounds(graph, Interval.around(x, eps))`` bounds the outputs for all inputs in the box. Linear
+maps use centre and radius (|W| r), normalisations the exact range of each entry given the others,
+activations the curve's own turning points; the cost is two to three forwards.
 
 Rounding. Ranges are widened outwards, so that they hold for the floating-point program as well as for exact
 arithmetic. ``rounding="proved"`` uses the worst case of a sum of n products, 2 (n + 4) u times the sum of
 magnitudes (u the unit roundoff), whatever the order of summation; ``"typical"`` (the default) replaces n by
-sqrt(n), about four standard deviations of independent rounding errors; ``"none"`` adds nothing (for training).
-Functions of one number are widened by 1 to 8 ulp, which is more than torch's own kernels err.
+sqrt(n), about four standard deviations of independent rounding errors; ``"none"`` adds nothing (for
+training). Functions of one number are widened by 1 to 8 ulp, which is more than torch's own kernels err.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ class Interval:
     ) -> Interval:
         """The box of half-width ``radius``, cut to [low, high] where given."""
         lower, upper = x - radius, x + radius
-        return Interval(lower.clamp(min=low), upper.clamp(max=high)) if low is not None or high is not None else (
-            Interval(lower, upper)
-        )  # fmt: skip
+        return (
+            Interval(lower.clamp(min=low), upper.clamp(max=high))
+            if low is not None or high is not None
+            else (Interval(lower, upper))
+        )
 
     @property
     def shape(self) -> torch.Size:
@@ -120,12 +122,17 @@ class Intervals(Domain):
 
 
 def linear_map(
-    domain: Intervals, x: Interval, terms: float, apply: Callable[[Tensor], Tensor], spread: Callable[[Tensor], Tensor],
+    domain: Intervals,
+    x: Interval,
+    terms: float,
+    apply: Callable[[Tensor], Tensor],
+    spread: Callable[[Tensor], Tensor],
     size: Tensor | None = None,
-) -> Interval:  # fmt: skip
+) -> Interval:
     """A linear map: ``apply`` to the centre (with its constant), ``spread`` (absolute weights) to the radius.
 
-    ``size`` is the magnitude of the constant. The rounding error of the centre is part of the radius it is given.
+    ``size`` is the magnitude of the constant. The rounding error of the centre is part of the radius it is
+    given.
     """
     center, radius = x.center, x.radius
     gamma = domain.gamma(terms, x.dtype)
@@ -141,7 +148,7 @@ def interval_of(value: Any) -> Interval:
     return value if isinstance(value, Interval) else Interval(value, value)
 
 
-# --- structure, averages, selections -------------------------------------------------------------------------
+# --- structure, averages, selections
 
 
 def _zip(lower: Any, upper: Any) -> Any:
@@ -160,8 +167,12 @@ def end_by_end(at: At, *args: Any, **kwargs: Any) -> Any:
 def where(at: At, condition: Any, a: Any, b: Any) -> Interval:
     """Choose by a concrete condition."""
     if isinstance(condition, Interval):
-        raise SubjectError("MT312", "the domain 'interval' cannot follow a choice that depends on the input",
-                           where=at.node.place(), fix="write it with maximum, minimum or clamp")  # fmt: skip
+        raise SubjectError(
+            "MT312",
+            "the domain 'interval' cannot follow a choice that depends on the input",
+            where=at.node.place(),
+            fix="write it with maximum, minimum or clamp",
+        )
     first, second = interval_of(a), interval_of(b)
     return Interval(
         torch.where(condition, first.lower, second.lower), torch.where(condition, first.upper, second.upper)
@@ -199,11 +210,15 @@ def scatter_reduce(
         return end_by_end(at, x, dim, index, src, reduce, **options)
     if reduce in ("sum", "mean"):
         return average(at, x, dim, index, src, reduce, **options)
-    raise SubjectError("MT312", f"the domain 'interval' has no rule for scatter_reduce with reduce={reduce!r}",
-                       where=at.node.place(), fix="use sum, mean, amax or amin")  # fmt: skip
+    raise SubjectError(
+        "MT312",
+        f"the domain 'interval' has no rule for scatter_reduce with reduce={reduce!r}",
+        where=at.node.place(),
+        fix="use sum, mean, amax or amin",
+    )
 
 
-# --- functions of one number -----------------------------------------------------------------------------------
+# --- functions of one number
 
 
 def curve_of(at: At, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Curve:
@@ -240,26 +255,26 @@ def prelu(at: At, x: Interval, weight: Tensor) -> Interval:
     )
 
 
-# --- arithmetic ------------------------------------------------------------------------------------------------
+# --- arithmetic
 
 
 @rule(Intervals, *overloads("add.Tensor", "add.Scalar"))
 def add(at: At, a: Any, b: Any, *, alpha: float = 1) -> Interval:
-    """a + alpha b."""
+    """A + alpha b."""
     first, second = interval_of(a), scaled(at.domain, interval_of(b), alpha)
     return at.domain.outward(first.lower + second.lower, first.upper + second.upper)
 
 
 @rule(Intervals, *overloads("sub.Tensor", "sub.Scalar"))
 def sub(at: At, a: Any, b: Any, *, alpha: float = 1) -> Interval:
-    """a - alpha b."""
+    """A - alpha b."""
     first, second = interval_of(a), scaled(at.domain, interval_of(b), alpha)
     return at.domain.outward(first.lower - second.upper, first.upper - second.lower)
 
 
 @rule(Intervals, *overloads("rsub.Scalar", "rsub.Tensor"))
 def rsub(at: At, a: Any, b: Any, alpha: float = 1) -> Interval:
-    """b - alpha a."""
+    """B - alpha a."""
     return sub(at, b, a, alpha=alpha)
 
 
@@ -307,21 +322,25 @@ def div(at: At, a: Any, b: Any) -> Interval:
     return at.domain.outward(low.masked_fill(zero, -math.inf), high.masked_fill(zero, math.inf))
 
 
-# --- linear maps -----------------------------------------------------------------------------------------------
+# --- linear maps
 
 
 @rule(Intervals, aten.linear.default)
 def linear(at: At, x: Any, weight: Any, bias: Any = None) -> Interval:
-    """x W^T + b."""
+    """X W^T + b."""
     if not isinstance(x, Interval) or isinstance(weight, Interval) or isinstance(bias, Interval):
         turned = Interval(weight.lower.mT, weight.upper.mT) if isinstance(weight, Interval) else weight.mT
         product = matmul(at, x, turned)
         return product if bias is None else add(at, product, bias)
     absolute = weight.abs()
     return linear_map(
-        at.domain, x, weight.shape[-1],
-        lambda c: F.linear(c, weight, bias), lambda r: F.linear(r, absolute), None if bias is None else bias.abs(),
-    )  # fmt: skip
+        at.domain,
+        x,
+        weight.shape[-1],
+        lambda c: F.linear(c, weight, bias),
+        lambda r: F.linear(r, absolute),
+        None if bias is None else bias.abs(),
+    )
 
 
 @rule(Intervals, *overloads("matmul", "mm", "bmm"))
@@ -342,7 +361,7 @@ def matmul(at: At, a: Any, b: Any) -> Interval:
 
 @rule(Intervals, *overloads("addmm", "baddbmm"))
 def addmm(at: At, bias: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Interval:
-    """beta bias + alpha a b."""
+    """Beta bias + alpha a b."""
     product = interval_of(matmul(at, a, b) if isinstance(a, Interval) or isinstance(b, Interval) else a @ b)
     return add(at, scaled(at.domain, interval_of(bias), beta), product, alpha=alpha)
 
@@ -351,16 +370,24 @@ def addmm(at: At, bias: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 
 def convolution(at: At, x: Interval, weight: Tensor, bias: Tensor | None, *options: Any) -> Interval:
     """Convolution of any dimension, groups, stride, padding, dilation; transposed ones too."""
     if isinstance(weight, Interval):
-        raise SubjectError("MT312", "the domain 'interval' has no rule for kernels that depend on the input",
-                           where=at.node.place(), fix="start after this layer")  # fmt: skip
+        raise SubjectError(
+            "MT312",
+            "the domain 'interval' has no rule for kernels that depend on the input",
+            where=at.node.place(),
+            fix="start after this layer",
+        )
     transposed, groups = options[3], options[5]
     absolute = weight.abs()
     terms = weight[0].numel() if not transposed else weight.shape[0] // groups * weight[0, 0].numel()
     size = None if bias is None else bias.abs().reshape(-1, *[1] * (x.lower.dim() - 2))
     return linear_map(
-        at.domain, x, terms, lambda c: at.run(c, weight, bias, *options),
-        lambda r: at.run(r, absolute, None, *options), size,
-    )  # fmt: skip
+        at.domain,
+        x,
+        terms,
+        lambda c: at.run(c, weight, bias, *options),
+        lambda r: at.run(r, absolute, None, *options),
+        size,
+    )
 
 
 def per_channel(tensor: Tensor, like: Any) -> Tensor:
@@ -379,27 +406,39 @@ def batch_norm_map(
 
 @rule(Intervals, aten.batch_norm.default)
 def batch_norm(
-    at: At, x: Interval, weight: Any, bias: Any, mean: Tensor, var: Tensor, training: bool, momentum: float,
-    eps: float, cudnn: bool = False,
-) -> Interval:  # fmt: skip
+    at: At,
+    x: Interval,
+    weight: Any,
+    bias: Any,
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn: bool = False,
+) -> Interval:
     """Eval mode: a factor and a constant per channel."""
     if training:
-        raise SubjectError("MT312", "batch-norm in train mode mixes the rows of a batch", where=at.node.place(),
-                           fix="capture the model in eval mode")  # fmt: skip
+        raise SubjectError(
+            "MT312",
+            "batch-norm in train mode mixes the rows of a batch",
+            where=at.node.place(),
+            fix="capture the model in eval mode",
+        )
     factor, constant = batch_norm_map(x, weight, bias, mean, var, eps)
     size = (per_channel(mean, x) * factor).abs() + (0 if bias is None else per_channel(bias, x).abs())
     absolute = factor.abs()
     return linear_map(at.domain, x, 4, lambda c: c * factor + constant, lambda r: r * absolute, size)
 
 
-# --- normalisations, softmax -----------------------------------------------------------------------------------
+# --- normalisations, softmax
 
 
 def normalised(domain: Intervals, d: Interval, dims: list[int], eps: float, centred: bool) -> Interval:
     """Range of d_i / sqrt(mean(d^2) + eps).
 
-    Given the others the quotient grows with d_i, so that the least and greatest sum of the others' squares decide.
-    When the d sum to 0, the others' squares sum to at least d_i^2 / (n - 1).
+    Given the others the quotient grows with d_i, so that the least and greatest sum of the others' squares
+    decide. When the d sum to 0, the others' squares sum to at least d_i^2 / (n - 1).
     """
     n = math.prod(d.shape[i] for i in dims)
     least, most = CURVES[aten.square.default]().range(d.lower, d.upper)
@@ -431,8 +470,14 @@ def centred(domain: Intervals, x: Interval, dims: list[int]) -> Interval:
 
 @rule(Intervals, aten.layer_norm.default)
 def layer_norm(
-    at: At, x: Interval, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn: bool = True
-) -> Interval:  # fmt: skip
+    at: At,
+    x: Interval,
+    shape: Sequence[int],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn: bool = True,
+) -> Interval:
     """(x - mean) / sqrt(var + eps) over the last dimensions, then weight and bias."""
     dims = list(range(-len(shape), 0))
     return _affine(
@@ -449,7 +494,7 @@ def _affine(domain: Intervals, z: Interval, weight: Any, bias: Any) -> Interval:
 def rms_norm(
     at: At, x: Interval, shape: Sequence[int], weight: Any = None, eps: float | None = None
 ) -> Interval:
-    """x / sqrt(mean(x^2) + eps), then weight."""
+    """X / sqrt(mean(x^2) + eps), then weight."""
     dims = list(range(-len(shape), 0))
     return _affine(
         at.domain,
@@ -461,8 +506,14 @@ def rms_norm(
 
 @rule(Intervals, aten.group_norm.default)
 def group_norm(
-    at: At, x: Interval, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn: bool = True
-) -> Interval:  # fmt: skip
+    at: At,
+    x: Interval,
+    groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn: bool = True,
+) -> Interval:
     """Normalise each group of channels of each example."""
     flat = Interval(*(end.reshape(x.shape[0], groups, -1) for end in (x.lower, x.upper)))
     z = normalised(at.domain, centred(at.domain, flat, [-1]), [-1], eps, True)
@@ -472,9 +523,17 @@ def group_norm(
 
 @rule(Intervals, aten.instance_norm.default)
 def instance_norm(
-    at: At, x: Interval, weight: Any, bias: Any, mean: Any, var: Any, use_input: bool, momentum: float, eps: float,
+    at: At,
+    x: Interval,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    use_input: bool,
+    momentum: float,
+    eps: float,
     cudnn: bool = True,
-) -> Interval:  # fmt: skip
+) -> Interval:
     """Normalise each channel of each example, or by running statistics."""
     if use_input:
         return group_norm(at, x, x.shape[1], weight, bias, eps)
@@ -482,7 +541,9 @@ def instance_norm(
 
 
 @rule(Intervals, *overloads("var.correction"))
-def variance(at: At, x: Interval, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Interval:  # fmt: skip
+def variance(
+    at: At, x: Interval, dim: Any = None, *, correction: float | None = None, keepdim: bool = False
+) -> Interval:
     """Mean square of the centred entries."""
     dims = list(range(x.lower.dim())) if dim is None else [dim] if isinstance(dim, int) else list(dim)
     n = math.prod(x.shape[i] for i in dims)
@@ -534,7 +595,7 @@ def log_softmax(at: At, x: Interval, dim: int, *_: Any) -> Interval:
     return at.domain.outward(low, high, 8 + x.shape[dim] ** 0.5, torch.maximum(low.abs(), x.magnitude))
 
 
-# --- the plain function ----------------------------------------------------------------------------------------
+# --- the plain function
 
 
 def start_at(graph: Graph, box: Interval | Mapping[Node, Interval]) -> dict[Node, Interval]:
@@ -543,16 +604,24 @@ def start_at(graph: Graph, box: Interval | Mapping[Node, Interval]) -> dict[Node
         return dict(box)
     places = sources(graph)
     if len(places) != 1:
-        raise SubjectError("MT313", f"the graph begins at {len(places)} places: {[n.name for n in places]}",
-                           fix="give one interval for each: {graph.node(name): Interval(...)}")  # fmt: skip
+        raise SubjectError(
+            "MT313",
+            f"the graph begins at {len(places)} places: {[n.name for n in places]}",
+            fix="give one interval for each: {graph.node(name): Interval(...)}",
+        )
     return {places[0]: box}
 
 
 def interval_run(
-    graph: Graph, box: Interval | Mapping[Node, Interval], inputs: Mapping[Node, Any] | None = None, *,
-    rounding: Rounding = "typical", parameters: Mapping[str, Any] | None = None, **options: Any,
-) -> Run:  # fmt: skip
-    """Propagate a box; ``inputs`` are the values of inputs that stay concrete. Keeps what ``options`` of forward ask."""
+    graph: Graph,
+    box: Interval | Mapping[Node, Interval],
+    inputs: Mapping[Node, Any] | None = None,
+    *,
+    rounding: Rounding = "typical",
+    parameters: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Run:
+    """Propagate a box; ``inputs`` are the inputs that stay concrete, ``options`` those of ``forward``."""
     boxes = start_at(graph, box)
     given = {node: boxes.get(node) for node in graph.inputs} | dict(inputs or {})
     given |= {node: value for node, value in boxes.items() if node.kind == "input"}
@@ -563,15 +632,24 @@ def interval_run(
 
 
 def interval_bounds(
-    graph: Graph, box: Interval | Mapping[Node, Interval], inputs: Mapping[Node, Any] | None = None, *,
-    rounding: Rounding = "typical", gradient: bool = False, parameters: Mapping[str, Any] | None = None,
-) -> Interval:  # fmt: skip
-    """Bounds on the first output for every input in the box; ``gradient=True`` lets autograd through (training)."""
+    graph: Graph,
+    box: Interval | Mapping[Node, Interval],
+    inputs: Mapping[Node, Any] | None = None,
+    *,
+    rounding: Rounding = "typical",
+    gradient: bool = False,
+    parameters: Mapping[str, Any] | None = None,
+) -> Interval:
+    """Bounds on the first output for every input in the box; ``gradient=True`` is for training."""
     with torch.set_grad_enabled(gradient):
-        found = interval_run(graph, box, inputs, rounding=rounding, parameters=parameters,
-                             targets=[graph.output]).output  # fmt: skip
+        found = interval_run(
+            graph, box, inputs, rounding=rounding, parameters=parameters, targets=[graph.output]
+        ).output
     result = interval_of(found)
     if bool(torch.isnan(result.lower).any() or torch.isnan(result.upper).any()):
-        raise SubjectError("MT314", "interval bounds are not numbers: an operation met infinity minus infinity",
-                           fix="use a smaller radius")  # fmt: skip
+        raise SubjectError(
+            "MT314",
+            "interval bounds are not numbers: an operation met infinity minus infinity",
+            fix="use a smaller radius",
+        )
     return result

@@ -1,17 +1,19 @@
 """Linear bounds (CROWN): below and above every output lies a linear function of the input.
 
-``linear_bounds(graph, Interval.around(x, eps))`` walks from the outputs back. What travels is ``A`` [s, *shape]:
-row s says that its output is at least sum(A[s] * value) + constant; upper bounds are the negated rows. Linear
-operations transpose (convolutions as transposed convolutions, never as matrices); a function of one number is
-replaced by a line below or above, by the sign of A; products by McCormick planes; softmax by planes below and
-above log-sum-exp. At the input the box is put in.
+``linear_bounds(graph, Interval.around(x, eps))`` walks from the outputs back. What travels is ``A`` [s,
+*shape]: row s says that its output is at least sum(A[s] * value) + constant; upper bounds are the negated
+rows. Linear operations transpose (convolutions as transposed convolutions, never as matrices); a function
+of one number is replaced by a line below or above, by the sign of A; products by McCormick planes; softmax
+by planes below and above log-sum-exp. At the input the box is put in.
 
-``intermediate="crown"`` (default) bounds the operands of every relaxed operation the same way, for ReLU only where
-intervals leave the sign open; ``"interval"`` takes intervals (CROWN-IBP). ``steps > 0`` optimises all slopes of the
-final walk by Adam (alpha-CROWN); every iterate is a valid bound and the best is kept, entry by entry.
+``intermediate="crown"`` (default) bounds the operands of every relaxed operation the same way, for ReLU
+only where intervals leave the sign open; ``"interval"`` takes intervals (CROWN-IBP). ``steps > 0``
+optimises all slopes of the final walk by Adam (alpha-CROWN); every iterate is a valid bound and the best is
+kept, entry by entry.
 
-Rounding: the result is widened by 4 (depth + 4) eps times the sum of magnitudes in the bound, and met with interval
-bounds. That covers rounding errors as they occur, it is not a proof; compute in float64 where that matters.
+Rounding: the result is widened by 4 (depth + 4) eps times the sum of magnitudes in the bound, and met with
+interval bounds. That covers rounding errors as they occur, it is not a proof; compute in float64 where that
+matters.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def linear_bounds(
     lower_only: bool = False,
     budget: int = 1 << 24,
 ) -> Interval:
-    """Bounds on the first output [b, k], or on ``specification`` [b or 1, s, k] times it, for all inputs in the box.
+    """Bounds on the first output [b, k], or on ``specification`` [b or 1, s, k] times it, over the box.
 
     ``budget`` is the number of entries an A may have; rows are walked in chunks. Returns [b, k] or [b, s].
     """
@@ -80,7 +82,7 @@ def margins(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) ->
 
 @dataclass(eq=False)
 class Problem:
-    """A box propagated to bounds on every operand that a relaxation needs; ask it for as many bounds as you like."""
+    """A box propagated to bounds on every operand that a relaxation needs; then ask for any bounds."""
 
     graph: Graph
     domain: LinearBounds
@@ -113,11 +115,17 @@ class Problem:
             for node, kinked in relaxed_operands(graph, problem.domain, places).items():
                 if node not in places:
                     replace[node] = problem._tightener(node, kinked)
-        # Shapes are needed while the walk goes on, so that everything of the walk is kept as long as it lasts.
+        # Shapes are asked for while the walk goes on, so that all of it is kept as long as it lasts.
         run = forward(
-            graph, given, Intervals(), replace=replace, keep={*keep, *shapes, *places, target}, shapes=shapes,
-            targets=[target], values=problem.values,
-        )  # fmt: skip
+            graph,
+            given,
+            Intervals(),
+            replace=replace,
+            keep={*keep, *shapes, *places, target},
+            shapes=shapes,
+            targets=[target],
+            values=problem.values,
+        )
         problem.shapes.update(run.shapes)
         for node in shapes - keep - set(places) - {target}:
             problem.values.pop(node, None)
@@ -154,8 +162,11 @@ class Problem:
             rows = eye.reshape(size, *([1] if self.axes is not None else []), *own).expand(size, *shape)
             return rows, plain
         if len(shape) != 2 or (self.axes is None and shape[0] != 1):
-            raise SubjectError("MT316", f"a specification needs an output [b, k] of independent rows, not {list(shape)}",
-                               fix="ask for bounds on the outputs themselves")  # fmt: skip
+            raise SubjectError(
+                "MT316",
+                f"a specification needs an output [b, k] of independent rows, not {list(shape)}",
+                fix="ask for bounds on the outputs themselves",
+            )
         matrix = specification.to(plain.dtype).expand(shape[0], -1, -1)
         meet_low = (
             matrix.clamp(min=0) * plain.lower[:, None] + matrix.clamp(max=0) * plain.upper[:, None]
@@ -189,8 +200,13 @@ class Problem:
         return Walk(axes=self.axes, examples=self.examples, lines=self.lines)
 
     def _walk(self, node: Node, rows: Tensor, walk: Walk) -> Tensor:
-        run = Run(graph=self.graph, domain=None, values=self.values, shapes=_Shapes(self.shapes, self.values),
-                  started=frozenset())  # fmt: skip
+        run = Run(
+            graph=self.graph,
+            domain=None,
+            values=self.values,
+            shapes=_Shapes(self.shapes, self.values),
+            started=frozenset(),
+        )
         arrived = backward(run, self.domain, {node: rows}, to=self.places, state=walk)
         for place, share in arrived.items():
             box = self.places[place]
@@ -220,7 +236,7 @@ class Problem:
         count = int(open_.sum(1).max())
         if not count:
             return value
-        # The open entries of each example first; rows beyond an example's own number repeat others, harmlessly.
+        # The open entries of each example first; rows beyond an example's own number do no harm.
         picked = open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]  # [b, count]
         biggest = max(
             (math.prod(v.shape) for v in self.values.values() if isinstance(v, Interval)), default=1
@@ -310,56 +326,69 @@ def batch_axes(
 ) -> Mapping[Node, Layout | None] | None:
     """Which axis of every value counts the examples; None where the batch is one example, or its rows mix.
 
-    Found by running two examples, the first made of NaN, which spreads to everything that depends on it.
+    Found by running three examples, of which first one and then another is made of NaN, which spreads to all
+    that depends on it: the axis is where it stays at that example's place both times.
     """
     if not graph.dynamic or any(value.shape[0] == 1 for value in places.values()):
         return None
     if graph not in _AXES:
-        _AXES[graph] = _find_axes(graph, inputs, places)
+        first, second = (_spread_of(graph, inputs, places, example) for example in (0, 2))
+        symbol = next(iter(places)).shape
+        _AXES[graph] = {node: _layout(mask, second[node]) for node, mask in first.items()}
+        for node, mask in first.items():
+            if symbol and not bool(mask.any()):
+                _AXES[graph][node] = _by_symbol(node, symbol[0])
     axes = _AXES[graph]
     return axes if axes.get(graph.output) == Layout(0) else None
 
 
-def _find_axes(
-    graph: Graph, inputs: Mapping[Node, Any] | None, places: Mapping[Node, Interval]
-) -> dict[Node, Layout | None]:
+def _spread_of(
+    graph: Graph, inputs: Mapping[Node, Any] | None, places: Mapping[Node, Interval], example: int
+) -> dict[Node, Tensor]:
+    """By node, which entries of three examples depend on one of them."""
+
+    def three(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.dim():
+            return value
+        return value[torch.arange(3, device=value.device) % len(value)]
+
     def spoiled(value: Tensor) -> Tensor:
-        value = value[:2].clone()
-        value[0] = math.nan
+        value = three(value).clone()
+        value[example] = math.nan
         return value
 
-    given = {node: value[:2] if isinstance(value, Tensor) and value.dim() else value
-             for node, value in (inputs or {}).items()}  # fmt: skip
-    given |= {node: spoiled(box.lower) for node, box in places.items() if node.kind == "input"}
-    replace = {
-        node: (lambda _, b=box: spoiled(b.lower)) for node, box in places.items() if node.kind != "input"
-    }
-    axes: dict[Node, Layout | None] = {}
+    masks: dict[Node, Tensor] = {}
 
     def watch(node: Node) -> Any:
-        inner = replace.get(node)
-
         def look(value: Any) -> Any:
-            value = inner(value) if inner else value
+            value = spoiled(places[node].lower) if node in places else value
             if isinstance(value, Tensor) and value.is_floating_point():
-                axes[node] = _axis_of(torch.isnan(value))
+                masks[node] = torch.isnan(value)
             return value
 
         return look
 
+    given = {node: three(value) for node, value in (inputs or {}).items()}
+    given |= {node: box.lower for node, box in places.items() if node.kind == "input"}
     tracked = graph.reached(places)
     forward(graph, given, replace={node: watch(node) for node in tracked}, targets=[graph.output])
-    return axes
+    return masks
 
 
-def _axis_of(mask: Tensor) -> Layout | None:
-    """Where the entries of the first example (all true) and of the second (all false) lie."""
-    for axis, size in enumerate(mask.shape):
-        if size % 2:
+def _layout(first: Tensor, second: Tensor) -> Layout | None:
+    """The layout in which the first mask lies within example 0 and the second within example 2."""
+    for axis, size in enumerate(first.shape):
+        if size % 3:
             continue
         for inner in (False, True):
             layout = Layout(axis, inner)
-            rows = by_example(mask[None], layout, 2)[0]
-            if bool(rows[0].all()) and not bool(rows[1].any()):
+            touched = [by_example(mask[None], layout, 3)[0].any(1).tolist() for mask in (first, second)]
+            if touched == [[True, False, False], [False, False, True]]:
                 return layout
     return None
+
+
+def _by_symbol(node: Node, symbol: int | str | None) -> Layout | None:
+    """For values that nothing reached: the axis whose size is that of the batch."""
+    places = [axis for axis, size in enumerate(node.shape or ()) if size == symbol and isinstance(size, str)]
+    return Layout(places[0]) if len(places) == 1 else None

@@ -1,8 +1,8 @@
 """Rules of the linear-bounds domain: how a row of coefficients goes from a result to its operands.
 
-``A`` [s, *shape of the result] are coefficients of lower bounds. A rule returns the coefficients of its operands and
-puts constants into the walk (``at.state.add``). Rules that replace an operation by lines or planes read the
-operands' ranges (``keep="operands"``); linear ones read shapes only.
+``A`` [s, *shape of the result] are coefficients of lower bounds. A rule returns the coefficients of its
+operands and puts constants into the walk (``at.state.add``). Rules that replace an operation by lines or
+planes read the operands' ranges (``keep="operands"``); linear ones read shapes only.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def rows_unknown(node: Node) -> SubjectError:
 
 @dataclass(eq=False)
 class Walk:
-    """Constants gathered on the way [s, b], the sum of their magnitudes, lines by node, slopes to optimise."""
+    """Constants gathered on the way [s, b], their magnitudes, lines by node, slopes to optimise."""
 
     axes: Mapping[Node, Layout | None] | None
     examples: int
@@ -127,11 +127,28 @@ def fold_to(share: Tensor, like: Any) -> Tensor:
     return share.sum(summed, keepdim=True) if summed else share
 
 
-# --- linear operations -----------------------------------------------------------------------------------------
+# --- linear operations
 
 
-@rule(LinearBounds, *overloads("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "squeeze.dim", "squeeze.dims",
-                               "clone", "alias", "detach", "contiguous", "lift_fresh_copy", "dropout"), keep="shapes")  # fmt: skip
+@rule(
+    LinearBounds,
+    *overloads(
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "unsqueeze",
+        "squeeze",
+        "squeeze.dim",
+        "squeeze.dims",
+        "clone",
+        "alias",
+        "detach",
+        "contiguous",
+        "lift_fresh_copy",
+        "dropout",
+    ),
+    keep="shapes",
+)
 def reshape(at: At, a: Tensor, x: Tensor, *_: Any, **__: Any) -> Tensor:
     """Entries stay, their order stays."""
     return a.reshape(len(a), *x.shape)
@@ -144,27 +161,38 @@ def permute(at: At, a: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
     return a.permute(0, *(i + 1 for i in inverse))
 
 
-_DONE = frozenset(overloads("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "squeeze.dim", "squeeze.dims",
-                            "clone", "alias", "detach", "contiguous", "lift_fresh_copy", "dropout", "permute"))  # fmt: skip
+_DONE = frozenset(
+    overloads(
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "unsqueeze",
+        "squeeze",
+        "squeeze.dim",
+        "squeeze.dims",
+        "clone",
+        "alias",
+        "detach",
+        "contiguous",
+        "lift_fresh_copy",
+        "dropout",
+        "permute",
+    )
+)
 
 
-@rule(LinearBounds, *[op for op in (*STRUCTURAL, *AVERAGES) if op not in _DONE],
-      *overloads("constant_pad_nd", "where.self", "scatter.src", "index_put"), keep="shapes")  # fmt: skip
+@rule(
+    LinearBounds,
+    *[op for op in (*STRUCTURAL, *AVERAGES) if op not in _DONE],
+    *overloads("constant_pad_nd", "where.self", "scatter.src", "index_put"),
+    keep="shapes",
+)
 def affine(at: At, a: Any, *args: Any, **kwargs: Any) -> list[Any]:
     """Any operation that is linear in its tracked operands: transpose, and the value at 0 as constant."""
     fixed = any(t.is_floating_point() and not t.is_meta for t in _tensors(args))
     if fixed or at.node.target == aten.constant_pad_nd.default:
         zeros = at.run(*_filled(args), **kwargs)
         at.state.add(at.node, a * zeros)
-    if isinstance(a, tuple):  # several results; a gap is a zero
-        example = next(item for item in a if item is not None)
-        outs = at.run(*args, **kwargs)
-        a = type(outs)(
-            torch.zeros(len(example), *o.shape, dtype=o.dtype, device=example.device)
-            if item is None
-            else item
-            for item, o in zip(a, outs, strict=True)
-        )
     return at.transpose(a, *args, batched=1, **kwargs)
 
 
@@ -192,7 +220,7 @@ _SUBTRACTIONS = frozenset(overloads("sub.Tensor", "sub.Scalar"))
 
 @rule(LinearBounds, *overloads("rsub.Scalar", "rsub.Tensor"), keep="shapes")
 def rsub(at: At, a: Tensor, x: Any, y: Any, alpha: float = 1) -> list[Tensor | None]:
-    """y - alpha x."""
+    """Y - alpha x."""
     return _sum(at, a, (x, -alpha), (y, 1.0))
 
 
@@ -203,12 +231,11 @@ def _sum(at: At, a: Tensor, *terms: tuple[Any, float]) -> list[Tensor | None]:
         if tensor and at.wants(len(shares)):
             shares.append(fold_to(a if factor == 1 else a * factor, value))
             continue
-        terms = a * (value * factor)
-        if tensor and not bool(
-            torch.isfinite(value).all()
-        ):  # a mask: rows that do not look there stay finite
-            terms = torch.where(a == 0, torch.zeros_like(terms), terms)
-        at.state.add(at.node, terms)
+        constant = a * (value * factor)
+        # a mask of minus infinity: rows that do not look there stay finite
+        if tensor and not bool(torch.isfinite(value).all()):
+            constant = torch.where(a == 0, torch.zeros_like(constant), constant)
+        at.state.add(at.node, constant)
         if tensor:
             shares.append(None)
     return shares
@@ -222,7 +249,7 @@ def neg(at: At, a: Tensor, x: Tensor) -> Tensor:
 
 @rule(LinearBounds, aten.linear.default)
 def linear(at: At, a: Tensor, x: Any, weight: Any, bias: Any = None) -> Any:
-    """x W^T + b."""
+    """X W^T + b."""
     if bias is not None:
         at.state.add(at.node, a * bias)
     if isinstance(weight, Interval):
@@ -257,16 +284,25 @@ def convolution(at: At, a: Tensor, x: Tensor, weight: Tensor, bias: Tensor | Non
 
 @rule(LinearBounds, aten.batch_norm.default, keep="shapes")
 def batch_norm(
-    at: At, a: Tensor, x: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, training: bool, momentum: float,
-    eps: float, cudnn: bool = False,
-) -> Tensor:  # fmt: skip
+    at: At,
+    a: Tensor,
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn: bool = False,
+) -> Tensor:
     """A factor and a constant per channel."""
     factor, constant = batch_norm_map(x, weight, bias, mean, var, eps)
     at.state.add(at.node, a * constant)
     return a * factor
 
 
-# --- functions of one number -----------------------------------------------------------------------------------
+# --- functions of one number
 
 
 @rule(LinearBounds, *CURVES)
@@ -300,7 +336,7 @@ def lines_of(at: At, shape: Curve, x: Interval, rows: int) -> Lines:
     k_above = walk.slope(at.node, "above", above, rows)
     low = shape.offset(k_below, x.lower.expand_as(k_below), x.upper.expand_as(k_below))[0]
     high = shape.offset(k_above, x.lower.expand_as(k_above), x.upper.expand_as(k_above))[1]
-    return k_below, *_slack(shape, x, low, -1), k_above, *_slack(shape, x, high, 1)  # type: ignore[return-value]
+    return k_below, *_slack(shape, x, low, -1), k_above, *_slack(shape, x, high, 1)
 
 
 def _slack(shape: Curve, x: Interval, offset: Tensor, sign: int) -> tuple[Tensor]:
@@ -312,12 +348,16 @@ def fitted_lines(at: At, shape: Curve, x: Interval) -> Lines:
     """Lines of least area; exact offsets, widened by the curve's rounding."""
     outside = (x.lower <= 0) & (x.upper >= 0) if shape.pole else x.lower < shape.domain[0]
     if bool(outside.any()) or not bool(torch.isfinite(x.lower).all() and torch.isfinite(x.upper).all()):
-        raise SubjectError("MT317", f"'{at.node.operation}' may leave its domain within the box",
-                           where=at.node.place(), fix="use a smaller radius")  # fmt: skip
+        raise SubjectError(
+            "MT317",
+            f"'{at.node.operation}' may leave its domain within the box",
+            where=at.node.place(),
+            fix="use a smaller radius",
+        )
     with torch.no_grad():
         below, above = shape.slopes(x.lower, x.upper)
         low, high = shape.offset(below, x.lower, x.upper)[0], shape.offset(above, x.lower, x.upper)[1]
-        return below, *_slack(shape, x, low, -1), above, *_slack(shape, x, high, 1)  # type: ignore[return-value]
+        return below, *_slack(shape, x, low, -1), above, *_slack(shape, x, high, 1)
 
 
 def _relu_lines(at: At, x: Interval, rows: int) -> Lines:
@@ -341,7 +381,7 @@ def _relu_lines(at: At, x: Interval, rows: int) -> Lines:
     return torch.where(open_, slope, below), low, above, high
 
 
-# --- products ----------------------------------------------------------------------------------------------------
+# --- products
 
 
 @rule(LinearBounds, *overloads("mul.Tensor", "mul.Scalar"))
@@ -401,7 +441,7 @@ def _product(at: At, a: Tensor, x: Any, y: Any) -> list[Tensor | None]:
 def addmm(
     at: At, a: Tensor, bias: Any, x: Any, y: Any, *, beta: float = 1, alpha: float = 1
 ) -> list[Tensor | None]:
-    """beta bias + alpha x y."""
+    """Beta bias + alpha x y."""
     shares = _product(at, a * alpha if alpha != 1 else a, x, y)
     if isinstance(bias, Interval):
         return [fold_to(a * beta, bias), *shares]
@@ -409,14 +449,15 @@ def addmm(
     return [None, *shares]
 
 
-# --- softmax, normalisation, pooling -----------------------------------------------------------------------------
+# --- softmax, normalisation, pooling
 
 
 @rule(LinearBounds, *overloads("softmax.int", "_softmax"))
 def softmax(at: At, a: Tensor, x: Interval, dim: int, *_: Any) -> Tensor:
     """p_i = exp(x_i - lse(x)): lines for exp on its range, planes for lse, which is convex.
 
-    Below lse lies its tangent plane at the centre; above, log of the sum of the chords of exp, by a tangent of log.
+    Below lse lies its tangent plane at the centre; above, log of the sum of the chords of exp, by a tangent
+    of log.
     """
     present = torch.isfinite(x.upper)
     lower, upper = x.lower.masked_fill(~present, -math.inf), x.upper
@@ -429,7 +470,7 @@ def softmax(at: At, a: Tensor, x: Interval, dim: int, *_: Any) -> Tensor:
     under = torch.logsumexp(middle.masked_fill(~present, -math.inf), dim, True) - (weights * middle).sum(
         dim, True
     )
-    # chords: exp(x_j - top) <= e_j + c_j (x_j - l_j); log S <= log T + (S - T) / T with T the chords at the middle
+    # chords: exp(x_j - top) <= e_j + c_j x_j; log S <= log T + (S - T) / T, T the chords at the middle
     low, high = torch.exp(lower - top), torch.exp(upper - top)
     chord = torch.where(present, (high - low) / (u_safe - l_safe).clamp(min=1e-20), torch.zeros_like(low))
     chord = torch.where(u_safe - l_safe > 1e-6, chord, high)
@@ -467,9 +508,15 @@ def softmax(at: At, a: Tensor, x: Interval, dim: int, *_: Any) -> Tensor:
 
 @rule(LinearBounds, aten.layer_norm.default)
 def layer_norm(
-    at: At, a: Tensor, x: Interval, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5,
+    at: At,
+    a: Tensor,
+    x: Interval,
+    shape: Sequence[int],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
     cudnn: bool = True,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """d_i s with d = x - mean(x) linear and s = 1 / sqrt(var + eps) anywhere in its range."""
     dims = list(range(-len(shape), 0))
     if bias is not None:
@@ -488,9 +535,15 @@ def rms_norm(
 
 @rule(LinearBounds, aten.group_norm.default)
 def group_norm(
-    at: At, a: Tensor, x: Interval, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5,
+    at: At,
+    a: Tensor,
+    x: Interval,
+    groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
     cudnn: bool = True,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Layer-norm of each group of channels."""
     channels = [-1, *[1] * (len(x.shape) - 2)]
     if bias is not None:
@@ -517,7 +570,7 @@ class _Regrouped:
 
 @rule(LinearBounds, aten.amax.default)
 def amax(at: At, a: Tensor, x: Interval, dim: Any = (), keepdim: bool = False) -> Tensor:
-    """Below: the entry whose lower end is greatest. Above: that entry if it wins for certain, else the greatest end."""
+    """Below: the entry whose lower end is greatest. Above: the same if it surely wins, else the top end."""
     rank = len(x.shape)
     dims = sorted({d % rank for d in ([dim] if isinstance(dim, int) else list(dim))} or set(range(rank)))
     rest = [d for d in range(rank) if d not in dims]
@@ -563,9 +616,25 @@ def _divided(at: At, a: Tensor, x: Interval, dims: list[int], eps: float, subtra
     return share - share.mean(dims, keepdim=True) if subtract_mean else share
 
 
-@rule(LinearBounds, *overloads( "amin", "maximum", "minimum", "prelu",  "instance_norm", 
-                               "log_softmax.int", "_log_softmax", "var.correction", "scatter_reduce.two", "max_pool1d",
-                               "max_pool3d", "adaptive_max_pool2d"), keep="nothing", output=True)  # fmt: skip
+@rule(
+    LinearBounds,
+    *overloads(
+        "amin",
+        "maximum",
+        "minimum",
+        "prelu",
+        "instance_norm",
+        "log_softmax.int",
+        "_log_softmax",
+        "var.correction",
+        "scatter_reduce.two",
+        "max_pool1d",
+        "max_pool3d",
+        "adaptive_max_pool2d",
+    ),
+    keep="nothing",
+    output=True,
+)
 def constant_bounds(at: At, a: Tensor, *_: Any, **__: Any) -> list[Any]:
     """The result's own interval: sound, and nothing goes further back."""
     found = interval_of(at.output)
@@ -575,10 +644,16 @@ def constant_bounds(at: At, a: Tensor, *_: Any, **__: Any) -> list[Any]:
 
 @rule(LinearBounds, aten.max_pool2d.default)
 def max_pool2d(
-    at: At, a: Tensor, x: Interval, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,), ceil: bool = False,
-) -> Tensor:  # fmt: skip
-    """Below: the entry whose lower end is greatest. Above: that entry if it wins for certain, else the greatest end."""
+    at: At,
+    a: Tensor,
+    x: Interval,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil: bool = False,
+) -> Tensor:
+    """Below: the entry whose lower end is greatest. Above: the same if it surely wins, else the top end."""
     args = (kernel, stride or kernel, padding, dilation, ceil)
     best, where = aten.max_pool2d_with_indices.default(x.lower, *args)  # [b, c, h, w]
     ceiling = aten.max_pool2d.default(x.upper, *args)

@@ -1,7 +1,8 @@
 """Groups of operations that most domains treat alike, and the vocabulary that capture speaks.
 
-Capture decomposes a program into core ATen operations, but keeps the ones in ``KEPT`` whole: a linear map, a
-normalisation or an activation has a tighter bound, a relevance rule or a name of its own; its pieces have not.
+Capture decomposes a program into core ATen operations, but keeps the ones in ``KEPT`` whole: a linear map,
+a normalisation or an activation has a tighter bound, a relevance rule or a name of its own; its pieces have
+not.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ KEPT = overloads(
     *("softplus", "elu", "selu", "celu", "leaky_relu", "prelu", "log_sigmoid", "square"),
 )
 
-# The result is a rearrangement, selection or repetition of operand entries: a forward domain applies the operation
+# The result rearranges, selects or repeats operand entries: a forward domain applies the operation
 # to each of its parts, a backward domain takes the transpose (``At.transpose``).
 STRUCTURAL = overloads(
     *(
@@ -99,7 +100,7 @@ AVERAGES = overloads(
     *("scatter_add", "index_add", "upsample_bilinear2d.vec", "col2im"),
 )
 
-# Not decreasing in every operand entry and computed exactly (they choose an entry): bounds go through end by end.
+# Not decreasing in any operand entry, and exact (they choose an entry): bounds go through end by end.
 SELECTIONS = overloads(
     *("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "amax", "amin", "maximum", "minimum"),
     *(
@@ -147,8 +148,8 @@ def attention(
 ) -> Tensor:
     """Attention in plain operations: the mask stays a function of masks alone, so that it is concrete.
 
-    The decomposition torch brings asks of every score whether it is minus infinity; here only rows that the mask
-    forbids entirely get the value 0, as the original program gives them.
+    The decomposition torch brings asks of every score whether it is minus infinity; here only rows that the
+    mask forbids entirely get the value 0, as the original program gives them.
     """
     if enable_gqa and key.shape[-3] != query.shape[-3]:
         repeats = query.shape[-3] // key.shape[-3]
