@@ -17,9 +17,9 @@ A model is captured once and then read in several ways. The pieces, from the bot
 - ``coverage`` says before anything runs which operations lack a rule; a missing one is the error MT310,
   which names operation, module, line and domain. Nothing falls back in silence.
 
-Domains here: ``interval`` (ranges), ``linear_bounds`` with ``linear_rules`` (linear functions below and
-above), ``cost`` (operations, bytes, receptive fields). ``curves`` knows what bounds need of functions of
-one number. ``docs/add-a-domain.md`` shows how to add one.
+Domains here: ``interval`` (ranges; rules also in ``interval_norms``), ``linear_bounds`` (linear functions
+below and above; rules in ``linear_rules`` and ``linear_norms``), ``cost`` (operations, bytes, receptive
+fields). ``curves`` knows what bounds need of functions of one number. ``docs/add-a-domain.md`` shows how to add one.
 """
 
 from microtome.interpret.capture import capture

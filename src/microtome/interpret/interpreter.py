@@ -387,7 +387,7 @@ def _spread(
         if len(positions) != 1:
             raise MicrotomeError(
                 "MT311",
-                f"the '{domain.name}' rule for '{node.operation}' gives one share for {len(positions)} operands",
+                f"'{domain.name}' gives '{node.operation}' one share for {len(positions)} operands",
                 where=node.place(),
                 fix="return a list with a share (or None) for each tensor operand, in order",
             )

@@ -28,10 +28,11 @@ import torch
 from torch import Tensor
 
 from microtome.errors import SubjectError
+from microtome.interpret import linear_rules  # noqa: F401 - registers its rules
 from microtome.interpret.graph import Graph, Node
 from microtome.interpret.interpreter import Run, backward, forward, requirements
 from microtome.interpret.interval import Interval, Intervals, interval_of, start_at
-from microtome.interpret.linear_rules import (
+from microtome.interpret.linear_walk import (
     MONOTONE_KINKED,
     Layout,
     LinearBounds,
