@@ -31,11 +31,13 @@ class _Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 (11.2 million parameters) with the 3 x 3 stem and max-pool used for 64 x 64 inputs."""
+    """ResNet-18 (11.2 million parameters), as He et al. 2015 have it."""
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+        )
         widths, layers, inside = (64, 128, 256, 512), [], 64
         for i, width in enumerate(widths):
             layers += [_Block(inside, width, 1 if i == 0 else 2), _Block(width, width, 1)]
