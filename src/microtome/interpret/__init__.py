@@ -19,7 +19,8 @@ A model is captured once and then read in several ways. The pieces, from the bot
 
 Domains here: ``interval`` (ranges; rules also in ``interval_norms``), ``linear_bounds`` (linear functions
 below and above; rules in ``linear_rules`` and ``linear_norms``), ``cost`` (operations, bytes, receptive
-fields). ``curves`` knows what bounds need of functions of one number. ``docs/add-a-domain.md`` shows how to add one.
+fields). ``curves`` knows what bounds need of functions of one number. ``docs/add-a-domain.md`` shows how to
+add one.
 """
 
 from microtome.interpret.capture import capture

@@ -115,7 +115,11 @@ class Curve:
                     steeper = beyond if sign > 0 else ~beyond
                     low, high = torch.where(steeper, slope, low), torch.where(steeper, high, slope)
                 result.append((low + high) / 2)
-            return result[0], result[1]
+            # On a range so narrow that differences are rounding errors, the tangent.
+            size = 1 + torch.maximum(lower.abs(), upper.abs())
+            narrow = upper - lower <= 1e3 * torch.finfo(lower.dtype).eps * size
+            tangent = self.slope(middle)
+            return torch.where(narrow, tangent, result[0]), torch.where(narrow, tangent, result[1])
 
 
 def _normal_density(x: Tensor) -> Tensor:

@@ -133,6 +133,10 @@ class _Regrouped:
         """Add terms in the shape of the value."""
         self.walk.add(node, terms.reshape(len(terms), *self.shape))
 
+    def inner(self, node: Node, a: Tensor, constant: Tensor) -> None:
+        """Add the sums of a times a constant."""
+        self.add(node, a * constant)
+
 
 @rule(LinearBounds, aten.amax.default)
 def amax(at: At, a: Tensor, x: Interval, dim: Any = (), keepdim: bool = False) -> Tensor:

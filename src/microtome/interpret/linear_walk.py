@@ -86,6 +86,15 @@ class Walk:
         magnitude = total if size is None else self.per_example(node, size)
         self.size = self.size + magnitude.detach().abs()
 
+    def inner(self, node: Node, a: Tensor, constant: Tensor) -> None:
+        """Add the sums of a [s, *shape] times a constant of that shape, or one for each row."""
+        if self.axes is None or self.axes.get(node) != Layout(0) or constant.dim() != a.dim() - 1:
+            return self.add(node, a * constant)
+        total = torch.einsum("sbn,bn->sb", a.flatten(2), constant.expand(a.shape[1:]).flatten(1))
+        self.constant = self.constant + total
+        self.size = self.size + total.detach().abs()
+        return None
+
     def per_example(self, node: Node, terms: Tensor) -> Tensor:
         """Sum [s, *shape] to [s, b]."""
         if self.axes is None:
@@ -125,9 +134,11 @@ def through_lines(
     at: At, node: Node, a: Tensor, below: Tensor, low: Tensor, above: Tensor, high: Tensor
 ) -> Tensor:
     """Replace f(x) by below x + low or above x + high."""
-    positive = a > 0
-    at.state.add(node, a * torch.where(positive, low, high))
-    return a * torch.where(positive, below, above)
+    negative = a.clamp(max=0)
+    at.state.inner(node, negative, high)
+    if bool(low.detach().any()):  # never for ReLU
+        at.state.inner(node, a - negative, low)
+    return a * torch.where(a > 0, below, above)  # chosen, never summed: slopes may differ by orders of size
 
 
 def lines_of(at: At, shape: Curve, x: Interval, rows: int) -> Lines:
