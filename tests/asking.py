@@ -40,7 +40,9 @@ def read(subject: Subject, *asked: Any, size: int | None = None, **options: Any)
     return read_many(subject, {"ask": asked}, size=size, **options)["ask"]
 
 
-def read_many(subject: Subject, rounds: dict[str, Any], size: int | None = None, **options: Any) -> dict[str, Any]:
+def read_many(
+    subject: Subject, rounds: dict[str, Any], size: int | None = None, **options: Any
+) -> dict[str, Any]:
     """Several askers in one run."""
     askers = {name: Ask(asked=asked, answers=[]) for name, asked in rounds.items()}
     options.setdefault("budget", 1 << 30)

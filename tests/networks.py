@@ -59,7 +59,9 @@ def hf_bert() -> tuple[nn.Module, Iterable[Any]]:
 def hf_gpt2() -> tuple[nn.Module, Iterable[Any]]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(vocab_size=40, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(
+        vocab_size=40, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+    )
     batches = []
     for length in (7, 10, 7):
         ids = torch.randint(0, 40, (8, length))
@@ -131,7 +133,11 @@ def transformer_encoder() -> tuple[nn.Module, Iterable[Any]]:
         def __init__(self) -> None:
             super().__init__()
             layer = nn.TransformerEncoderLayer(12, 2, 16, batch_first=True)
-            self.embed, self.encoder, self.head = nn.Embedding(20, 12), nn.TransformerEncoder(layer, 2), nn.Linear(12, 3)
+            self.embed, self.encoder, self.head = (
+                nn.Embedding(20, 12),
+                nn.TransformerEncoder(layer, 2),
+                nn.Linear(12, 3),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.encoder(self.embed(x), src_key_padding_mask=x == 0).mean(1))
@@ -162,9 +168,15 @@ class _Residual(nn.Module):
 def resnet() -> tuple[nn.Module, Iterable[Any]]:
     model = nn.Sequential(
         OrderedDict(
-            stem=nn.Conv2d(3, 6, 3, padding=1), norm=nn.BatchNorm2d(6), relu=nn.ReLU(inplace=True),
-            block1=_Residual(6), block2=_Residual(6), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), head=nn.Linear(6, 3),
-        )  # fmt: skip
+            stem=nn.Conv2d(3, 6, 3, padding=1),
+            norm=nn.BatchNorm2d(6),
+            relu=nn.ReLU(inplace=True),
+            block1=_Residual(6),
+            block2=_Residual(6),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            head=nn.Linear(6, 3),
+        )
     )
     x = torch.rand(ROWS, 3, 8, 8)
     model.train()
@@ -201,7 +213,9 @@ def segmentation() -> tuple[nn.Module, Iterable[Any]]:
 
 
 class _Recurrent(nn.Module):
-    def __init__(self, cell: type[nn.Module], batch_first: bool, tokens: bool = False, transposed: bool = True) -> None:
+    def __init__(
+        self, cell: type[nn.Module], batch_first: bool, tokens: bool = False, transposed: bool = True
+    ) -> None:
         super().__init__()
         self.batch_first, self.transposed = batch_first, transposed
         self.embed = nn.Embedding(11, 4) if tokens else None
@@ -272,7 +286,9 @@ class Wrapped(nn.Module):
         return self.wrap(hidden, self.fc2(hidden))
 
 
-def _wrapped(name: str, wrap: Callable[[Tensor, Tensor], Any]) -> Callable[[], tuple[nn.Module, Iterable[Any]]]:
+def _wrapped(
+    name: str, wrap: Callable[[Tensor, Tensor], Any]
+) -> Callable[[], tuple[nn.Module, Iterable[Any]]]:
     def build() -> tuple[nn.Module, Iterable[Any]]:
         return Wrapped(wrap), cut(9, torch.randn(ROWS, 4), labels())
 
@@ -330,12 +346,16 @@ def two_inputs() -> tuple[nn.Module, Iterable[Any]]:
 
 @seeded
 def two_inputs_nested() -> tuple[nn.Module, Iterable[Any]]:
-    return TwoInputs(), [([a, b], y) for a, b, y in cut(9, torch.randn(ROWS, 4), torch.randn(ROWS, 2), labels())]
+    return TwoInputs(), [
+        ([a, b], y) for a, b, y in cut(9, torch.randn(ROWS, 4), torch.randn(ROWS, 2), labels())
+    ]
 
 
 @seeded
 def two_inputs_dict() -> tuple[nn.Module, Iterable[Any]]:
-    return TwoInputs(), [({"b": b, "a": a}, y) for a, b, y in cut(9, torch.randn(ROWS, 4), torch.randn(ROWS, 2), labels())]
+    return TwoInputs(), [
+        ({"b": b, "a": a}, y) for a, b, y in cut(9, torch.randn(ROWS, 4), torch.randn(ROWS, 2), labels())
+    ]
 
 
 @seeded
@@ -539,7 +559,9 @@ def tagging() -> tuple[nn.Module, Iterable[Any]]:
 
 @seeded
 def autoencoder() -> tuple[nn.Module, Iterable[Any]]:
-    return nn.Sequential(nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 6)), [(x, x) for (x,) in cut(9, torch.randn(ROWS, 6))]
+    return nn.Sequential(nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 6)), [
+        (x, x) for (x,) in cut(9, torch.randn(ROWS, 6))
+    ]
 
 
 @seeded
@@ -572,7 +594,9 @@ def gcn() -> tuple[nn.Module, Iterable[Any]]:
     edges = torch.randint(0, nodes, (2, 60))
     mask = torch.zeros(nodes, dtype=torch.bool)
     mask[3::2] = True
-    graph = Data(x=torch.randn(nodes, 5), edge_index=edges, y=labels(3, nodes), train_mask=~mask, test_mask=mask)
+    graph = Data(
+        x=torch.randn(nodes, 5), edge_index=edges, y=labels(3, nodes), train_mask=~mask, test_mask=mask
+    )
     return GCN(), [graph]
 
 
@@ -582,7 +606,11 @@ def _graphs() -> list[Any]:
     made = []
     for i in range(12):
         nodes = 4 + i % 3
-        made.append(Data(x=torch.randn(nodes, 5), edge_index=torch.randint(0, nodes, (2, 10)), y=torch.tensor([i % 2])))
+        made.append(
+            Data(
+                x=torch.randn(nodes, 5), edge_index=torch.randint(0, nodes, (2, 10)), y=torch.tensor([i % 2])
+            )
+        )
     return made
 
 

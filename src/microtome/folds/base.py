@@ -91,7 +91,7 @@ class Fold(ABC):
 
     @abstractmethod
     def merge(self, a: State, b: State) -> State:
-        """Join two states. Must be associative, and commutative to rounding. May reuse the memory of ``a``."""
+        """Join two states. Associative, and commutative to rounding. May reuse the memory of ``a``."""
 
     @abstractmethod
     def result(self, state: State) -> Any:

@@ -115,7 +115,11 @@ class Covariance(Fold):
         value = wide(value)
         mean = value.mean(0)
         centred = value - mean
-        return {"n": torch.tensor(float(len(value)), dtype=torch.float64), "mean": mean, "m2": centred.T @ centred}
+        return {
+            "n": torch.tensor(float(len(value)), dtype=torch.float64),
+            "mean": mean,
+            "m2": centred.T @ centred,
+        }
 
     def merge(self, a: State, b: State) -> State:
         """Chan's merge for cross products."""
@@ -252,7 +256,7 @@ class Histogram(Fold):
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion(Fold):
-    """[k, k] counts: rows are true classes, columns predicted ones. Signals: (predictions [m], labels [m])."""
+    """[k, k] counts: rows are true classes, columns predicted ones. Signals: predictions and labels, [m]."""
 
     classes: int
 
@@ -294,7 +298,9 @@ class Collect(Fold):
         joined = {k: torch.cat([a[k], b[k]]) for k in a}
         size = sum(v.numel() * v.element_size() for v in joined.values())
         if size > self.limit:
-            raise Refusal(f"keeping every row takes more than {self.limit >> 20} MiB; use a sample of the rows")
+            raise Refusal(
+                f"keeping every row takes more than {self.limit >> 20} MiB; use a sample of the rows"
+            )
         return joined
 
     def result(self, state: State) -> tuple[Tensor, ...]:
@@ -370,7 +376,7 @@ class Reservoir(Fold):
 
 @dataclass(frozen=True, kw_only=True)
 class Quantiles(Fold):
-    """Approximate quantiles of all values: exact counts on a signed logarithmic grid (relative error ~2 %)."""
+    """Approximate quantiles of all values: exact counts on a signed logarithmic grid (error ~2 %)."""
 
     steps: int = 64
     """Bins a decade of magnitude, from 1e-12 to 1e12."""

@@ -345,6 +345,7 @@ class Evaluator:
         self.note("forward", call.batch)
         with torch.no_grad():
             result = call.run(see, frozenset(names))
+        call.check(result)
         if outputs is not None:
             board.put(outputs, result)
 
@@ -378,6 +379,7 @@ class Evaluator:
         self.note(kind, call.batch, len(plan.gradients))
         with torch.enable_grad(), call.kernels(second_order=False):
             result = call.run(see, frozenset(set(streamed) | graph_layers), leaves or call.detached())
+            call.check(result)
             site = call.site_leaf
             for signal in plan.plain:
                 if signal.kind == "outputs":
@@ -776,6 +778,22 @@ class _Call:
             raise Refusal("an example is a graph: its inputs are its nodes")
         return site if self.batch.pick is None else site[self.batch.pick]
 
+    def check(self, output: Tensor) -> None:
+        """Refuse a network whose answers are no numbers; changed inputs and parameters may do that to it.
+
+        Raises:
+            SubjectError: MT207, naming the rows.
+        """
+        plain = self.x is None and not self.changed
+        if plain and not bool(torch.isfinite(output.sum())) and not bool(torch.isfinite(output).all()):
+            rows = self.batch.rows
+            raise SubjectError(
+                "MT207",
+                "the outputs hold NaN or infinity though the inputs are finite",
+                where=f"examples {int(rows[0])}..{int(rows[-1])}",
+                fix="look at these inputs, and at the weights and normalisation of the network",
+            )
+
     @contextmanager
     def drawing(self) -> Iterator[None]:
         """A network that draws random numbers draws the same for the same slice, whatever its loader does."""
@@ -833,7 +851,7 @@ class _Call:
             except StopForward:
                 raise
             except Exception as error:
-                if is_out_of_memory(error) or self.changed or value is not None:
+                if is_out_of_memory(error) or self.changed or self.x is not None:
                     raise
                 raise _located(self, error) from error
         output = primary_output(result)

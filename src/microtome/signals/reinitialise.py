@@ -84,7 +84,8 @@ def _normalise(model: nn.Module, subject: Subject) -> None:
         norm.train()
         norm.momentum = None  # a plain average: of one batch, its own statistics
     with contextlib.suppress(ValueError):  # one value a channel has no variance: the reset statistics stay
-        model(*whole.args, **whole.kwargs)
+        args, kwargs = whole.call()
+        model(*args, **kwargs)
 
 
 def _children_first(model: nn.Module) -> Iterator[nn.Module]:
