@@ -22,7 +22,11 @@ def machine() -> str:
     import torch
 
     model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     return f"{os.cpu_count()} cores ({model}), Python {platform.python_version()}, torch {torch.__version__}"
@@ -37,7 +41,9 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, text=True)
         output = done.stdout.strip() if done.returncode == 0 else f"failed:\n{done.stderr.strip()[-2000:]}"
         print(output, flush=True)
-        sections.append(f"## {title}\n\n`python -m {' '.join([module, *arguments])}`\n\n```text\n{output}\n```\n")
+        sections.append(
+            f"## {title}\n\n`python -m {' '.join([module, *arguments])}`\n\n```text\n{output}\n```\n"
+        )
     today = datetime.date.today().isoformat()
     head = (
         f"# Benchmark results\n\nWritten by `make bench` on {today}: {machine()}. "

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from microtome.nn.digits_cnn import DigitsCNN
 
-
 STEPS = 20
 
 
@@ -23,7 +22,9 @@ class _Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(outside)
         self.short: nn.Module = nn.Identity()
         if stride != 1 or inside != outside:
-            self.short = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
+            self.short = nn.Sequential(
+                nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))

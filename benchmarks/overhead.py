@@ -46,9 +46,13 @@ def bare(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[int], No
         torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), parameters)
 
     def curvature(vectors: int) -> None:
-        first = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), parameters, create_graph=True)
+        first = torch.autograd.grad(
+            F.cross_entropy(model(x), y, reduction="sum"), parameters, create_graph=True
+        )
         for i in range(vectors):
-            torch.autograd.grad(first, parameters, [torch.ones_like(p) for p in parameters], retain_graph=i < vectors - 1)
+            torch.autograd.grad(
+                first, parameters, [torch.ones_like(p) for p in parameters], retain_graph=i < vectors - 1
+            )
 
     def examples(_: int) -> None:
         values = {n: p.detach() for n, p in model.named_parameters()}
@@ -97,7 +101,9 @@ def floor(name: str, trace: list[tuple[str, int, int]], repeats: int) -> tuple[f
     return sum(seconds.values()), seconds
 
 
-def examination(name: str, count: int, repeats: int, only: tuple[str, ...]) -> tuple[float, list[tuple[str, int, int]], dict[str, float]]:
+def examination(
+    name: str, count: int, repeats: int, only: tuple[str, ...]
+) -> tuple[float, list[tuple[str, int, int]], dict[str, float]]:
     """Median seconds of the whole examination, its trace, and each instrument's own seconds."""
     model, data = build(name, count)
     shown = list(data) if count <= 1024 else data  # making the examples is not part of the examination
@@ -131,8 +137,14 @@ def main() -> None:
         repeats = arguments.repeats if name == "cnn" else min(arguments.repeats, 3)
         whole, trace, own = examination(name, arguments.rows, repeats, tuple(arguments.only))
         total, kinds = floor(name, trace, repeats)
-        print(f"{name}: N={arguments.rows} threads={arguments.threads} examination {whole:.2f} s, bare work {total:.2f} s, ratio {whole / total:.2f}")
-        print("  bare seconds by kind: " + ", ".join(f"{k} {v:.2f}" for k, v in sorted(kinds.items(), key=lambda i: -i[1])))
+        print(
+            f"{name}: N={arguments.rows} threads={arguments.threads} examination {whole:.2f} s, "
+            f"bare work {total:.2f} s, ratio {whole / total:.2f}"
+        )
+        print(
+            "  bare seconds by kind: "
+            + ", ".join(f"{k} {v:.2f}" for k, v in sorted(kinds.items(), key=lambda i: -i[1]))
+        )
         slow = sorted(own.items(), key=lambda item: -item[1])[:8]
         print("  own seconds of instruments: " + ", ".join(f"{k} {v:.2f}" for k, v in slow))
 

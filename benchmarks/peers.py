@@ -48,14 +48,20 @@ OURS: dict[str, dict[str, Any]] = {
     "represent/linear_cka": {},
     "represent/linear_probes": {},
     "dynamics/hessian_spectrum": {
-        "examples": CURVED, "probes": PROBES, "trace_probes": PROBES, "steps": LANCZOS_STEPS,
+        "examples": CURVED,
+        "probes": PROBES,
+        "trace_probes": PROBES,
+        "steps": LANCZOS_STEPS,
     },
     "explain/input_gradient": {"examples": tuple(range(EXPLAINED))},
     "explain/integrated_gradients": {"examples": tuple(range(EXPLAINED)), "steps": PATH_STEPS},
     "explain/smoothgrad": {"examples": tuple(range(EXPLAINED)), "copies": NOISE_COPIES},
     "explain/xgrad_cam": {"examples": tuple(range(EXPLAINED))},
     "security/adversarial_accuracy": {
-        "examples": ATTACKED, "strengths": STRENGTHS, "at": STRENGTHS[1], "steps": ATTACK_STEPS,
+        "examples": ATTACKED,
+        "strengths": STRENGTHS,
+        "at": STRENGTHS[1],
+        "steps": ATTACK_STEPS,
     },
     "compress/cost": {},
 }
@@ -91,7 +97,9 @@ def _resident() -> int:
 def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], object]]:
     """Each peer's answer to one of the questions, as a function without arguments."""
     loader = DataLoader(TensorDataset(x, y), batch_size=64)
-    layers = [n for n, m in model.named_modules() if n and not list(m.children()) and not isinstance(m, nn.Identity)]
+    layers = [
+        n for n, m in model.named_modules() if n and not list(m.children()) and not isinstance(m, nn.Identity)
+    ]
     last_conv = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)][-1]
 
     def metrics() -> object:
@@ -102,11 +110,13 @@ def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable
             MulticlassConfusionMatrix,
         )
 
-        collection = MetricCollection([
-            MulticlassAccuracy(10, average="micro"),
-            MulticlassConfusionMatrix(10),
-            MulticlassCalibrationError(10),
-        ])
+        collection = MetricCollection(
+            [
+                MulticlassAccuracy(10, average="micro"),
+                MulticlassConfusionMatrix(10),
+                MulticlassCalibrationError(10),
+            ]
+        )
         with torch.no_grad():
             for a, b in loader:
                 collection.update(model(a).softmax(1), b)
@@ -155,7 +165,10 @@ def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable
         from curvlinops import HessianLinearOperator
 
         operator = HessianLinearOperator(
-            model, nn.CrossEntropyLoss(), [p for p in model.parameters() if p.requires_grad], [(x[:CURVED], y[:CURVED])],
+            model,
+            nn.CrossEntropyLoss(),
+            [p for p in model.parameters() if p.requires_grad],
+            [(x[:CURVED], y[:CURVED])],
             check_deterministic=False,
         ).to_scipy()
         size = operator.shape[1]
@@ -206,8 +219,12 @@ def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable
         import foolbox
 
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
-        fgsm = foolbox.attacks.LinfFastGradientAttack()(wrapped, x[:ATTACKED], y[:ATTACKED], epsilons=list(STRENGTHS))[2]
-        pgd = foolbox.attacks.LinfPGD(steps=ATTACK_STEPS)(wrapped, x[:ATTACKED], y[:ATTACKED], epsilons=list(STRENGTHS))[2]
+        fgsm = foolbox.attacks.LinfFastGradientAttack()(
+            wrapped, x[:ATTACKED], y[:ATTACKED], epsilons=list(STRENGTHS)
+        )[2]
+        pgd = foolbox.attacks.LinfPGD(steps=ATTACK_STEPS)(
+            wrapped, x[:ATTACKED], y[:ATTACKED], epsilons=list(STRENGTHS)
+        )[2]
         return fgsm, pgd
 
     def summary() -> object:
@@ -292,11 +309,26 @@ def main() -> None:
         print(f"{name}: N={arguments.rows} threads={arguments.threads} repeats={repeats}")
         for question, rs in peers.items():
             note = f"  ({rs[-1][2]})" if rs[-1][2] else ""
-            print(f"  {question:42s} {statistics.median(r[0] for r in rs):8.2f} s {max(r[1] for r in rs):8.0f} MiB{note}")
+            print(
+                f"  {question:42s} {statistics.median(r[0] for r in rs):8.2f} s {max(r[1] for r in rs):8.0f} MiB{note}"
+            )
         print(f"  {'peers one after another':42s} {total:8.2f} s {hungriest:8.0f} MiB (hungriest)")
         print(f"  {'microtome, one examination':42s} {seconds:8.2f} s {memory:8.0f} MiB")
-        print(f"  ratio of time peers / microtome {total / seconds:.2f}, of memory microtome / hungriest {memory / max(hungriest, 1):.2f}")
-    packages = ("torch", "torchmetrics", "torch_cka", "scikit-learn", "PyHessian", "curvlinops-for-pytorch", "captum", "foolbox", "torchinfo")
+        print(
+            f"  ratio of time peers / microtome {total / seconds:.2f}, "
+            f"of memory microtome / hungriest {memory / max(hungriest, 1):.2f}"
+        )
+    packages = (
+        "torch",
+        "torchmetrics",
+        "torch_cka",
+        "scikit-learn",
+        "PyHessian",
+        "curvlinops-for-pytorch",
+        "captum",
+        "foolbox",
+        "torchinfo",
+    )
     found = []
     for package in packages:
         with contextlib.suppress(PackageNotFoundError):

@@ -125,7 +125,9 @@ def test_second_derivatives_and_single_examples(net: Net) -> None:
     subject = Subject(net, data())
     generator = torch.Generator().manual_seed(3)
     vectors = torch.randn(2, subject.parameter_count, generator=generator, dtype=torch.float64)
-    products, norms = values(subject, hessian_vector_products(loss, Constant(vectors)), example_gradient_norms(loss))
+    products, norms = values(
+        subject, hessian_vector_products(loss, Constant(vectors)), example_gradient_norms(loss)
+    )
     x, y = data()[0]
 
     def total(flat: Tensor) -> Tensor:
@@ -136,7 +138,9 @@ def test_second_derivatives_and_single_examples(net: Net) -> None:
     for vector, product in zip(vectors, products, strict=True):
         assert torch.allclose(product, torch.autograd.functional.hvp(total, at, vector)[1], atol=1e-10)
     for i in range(len(x)):
-        gradients = torch.autograd.grad(F.cross_entropy(net(x[i : i + 1]), y[i : i + 1]), list(net.parameters()))
+        gradients = torch.autograd.grad(
+            F.cross_entropy(net(x[i : i + 1]), y[i : i + 1]), list(net.parameters())
+        )
         assert torch.allclose(norms[i], torch.stack([g.square().sum() for g in gradients]), atol=1e-12)
 
 
@@ -221,11 +225,15 @@ class Gradient(Instrument):
 
     def examine(self, subject: Subject) -> Asking:
         total = yield Sum(signals=(gradient(loss, "parameters"),))
-        return Finding(headline="n", quantities={"n": Quantity(value=float(total.norm()))}, arrays={"g": total.numpy()})
+        return Finding(
+            headline="n", quantities={"n": Quantity(value=float(total.norm()))}, arrays={"g": total.numpy()}
+        )
 
 
 def run(subject: Subject, *instruments: Instrument, **options: Any) -> dict[str, Finding]:
-    return Run(subject, {str(i): one for i, one in enumerate(instruments)}, budget=1 << 28, **options).execute()
+    return Run(
+        subject, {str(i): one for i, one in enumerate(instruments)}, budget=1 << 28, **options
+    ).execute()
 
 
 def test_rounds_and_forwards_are_shared(net: Net) -> None:

@@ -31,18 +31,12 @@ from microtome.specimen import Specimen, Truth, specimens
 from microtome.subject import Subject
 
 LONG = "the leaf is longer than 120 lines of code"
-ROUNDS = "it asks again and does not announce it"
 TIES = "ranks break ties of a map by rounding"
 KNOWN: Mapping[tuple[str, str], str] = {
     ("thin", "reliability/calibration"): LONG,
     ("thin", "reliability/misclassification_likelihood_matrix"): LONG,
     ("thin", "security/adversarial_accuracy"): LONG,
     ("thin", "compress/magnitude_pruning"): LONG,
-    ("planned", "dynamics/gradient_noise"): ROUNDS,
-    ("planned", "explain/input_gradient"): ROUNDS,
-    ("planned", "explain/integrated_gradients"): ROUNDS,
-    ("planned", "explain/smoothgrad"): ROUNDS,
-    ("planned", "explain/xgrad_cam"): ROUNDS,
     ("cut free", "explain/input_gradient"): TIES,
     ("cut free", "explain/integrated_gradients"): TIES,
 }

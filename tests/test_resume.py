@@ -15,7 +15,12 @@ import microtome.store
 from microtome.reference import reference_subject
 from microtome.subject import Subject
 
-ONLY = ("reliability/accuracy", "represent/feature_rank", "represent/linear_probes", "dynamics/hessian_spectrum")
+ONLY = (
+    "reliability/accuracy",
+    "represent/feature_rank",
+    "represent/linear_probes",
+    "dynamics/hessian_spectrum",
+)
 OPTIONS = {"dynamics/hessian_spectrum": {"steps": 8, "examples": 64}}
 
 # Slow on purpose, so that the kill comes in the middle; the state is saved after every slice.
@@ -38,7 +43,9 @@ RUNNER = textwrap.dedent("""
         def found(self, finding): pass
         def note(self, text): pass
 
-    exam = mt.examine(subject, only=ONLY, options=OPTIONS, memory="256MiB", store=sys.argv[1], watcher=Slow(), save_every=0.0)
+    exam = mt.examine(
+        subject, only=ONLY, options=OPTIONS, memory="256MiB", store=sys.argv[1], watcher=Slow(), save_every=0.0
+    )
     print("done", exam.id, flush=True)
 """)
 
@@ -53,7 +60,10 @@ def kill_after(store: Path, words: str, count: int) -> None:
     """Start the run in a process of its own and kill it without warning once it has said something often enough."""
     code = RUNNER.replace("only=ONLY", f"only={ONLY!r}").replace("options=OPTIONS", f"options={OPTIONS!r}")
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(store)], stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [sys.executable, "-c", code, str(store)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert process.stdout is not None
     seen = 0

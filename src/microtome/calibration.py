@@ -49,7 +49,9 @@ def calibrate(only: Sequence[str] = (), watcher: Watcher | None = None) -> list[
     return sorted(rows, key=lambda row: (order[row.instrument], row.specimen, row.quantity))
 
 
-def read_specimen(made: Specimen, truths: Sequence[Truth], watcher: Watcher | None = None) -> list[CalibrationRow]:
+def read_specimen(
+    made: Specimen, truths: Sequence[Truth], watcher: Watcher | None = None
+) -> list[CalibrationRow]:
     """Readings of one specimen; instruments with different options take turns in as few runs as can be."""
     waiting = list(truths)
     rows: list[CalibrationRow] = []
@@ -92,7 +94,9 @@ def _row(made: Specimen, truth: Truth, finding: Finding) -> CalibrationRow:
     )
 
 
-def readings(names: Sequence[str], watcher: Watcher | None = None, take: bool = True) -> dict[str, list[dict[str, object]]]:
+def readings(
+    names: Sequence[str], watcher: Watcher | None = None, take: bool = True
+) -> dict[str, list[dict[str, object]]]:
     """Readings of the named instruments for a report, from the cache when the code has not changed.
 
     Args:

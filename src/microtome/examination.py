@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from microtome.store import Store
 
 
-def as_subject(model: torch.nn.Module | Subject, data: Iterable[Any] | None, options: Mapping[str, Any]) -> Subject:
+def as_subject(
+    model: torch.nn.Module | Subject, data: Iterable[Any] | None, options: Mapping[str, Any]
+) -> Subject:
     """Build the subject, or take the one given.
 
     Raises:
@@ -58,7 +60,9 @@ def configure(
         given[full] = dict(values)
     unused = set(given) - set(names)
     if unused:
-        raise UsageError("MT125", f"options are given for '{sorted(unused)[0]}', which is not among the chosen instruments")
+        raise UsageError(
+            "MT125", f"options are given for '{sorted(unused)[0]}', which is not among the chosen instruments"
+        )
     chosen: dict[str, Instrument] = {name: instrument(name).configured(given.get(name, {})) for name in names}
     for one in extra:
         chosen[one.name()] = one
@@ -131,7 +135,14 @@ def examine(
         status="running",
         command=command,
         versions=versions(),
-        plan={"request": {"only": list(only), "skip": list(skip), "options": dict(options or {}), "memory": budget}},
+        plan={
+            "request": {
+                "only": list(only),
+                "skip": list(skip),
+                "options": dict(options or {}),
+                "memory": budget,
+            }
+        },
     )
     return _execute(exam, subject, chosen, budget, store, watcher, save_every, calibration)
 
@@ -160,10 +171,16 @@ def resume(
         raise UsageError("MT139", f"run {exam.id} is complete; there is nothing to resume")
     subject = as_subject(model, data, subject_options)
     now = subject.describe()
-    for key, what in (("model_hash", "the weights"), ("examples", "the number of examples"), ("task", "the task")):
+    for key, what in (
+        ("model_hash", "the weights"),
+        ("examples", "the number of examples"),
+        ("task", "the task"),
+    ):
         if now[key] != exam.subject[key]:
             raise UsageError(
-                "MT139", f"{what} differ from those run {exam.id} began with", where=f"{exam.subject[key]} then, {now[key]} now"
+                "MT139",
+                f"{what} differ from those run {exam.id} began with",
+                where=f"{exam.subject[key]} then, {now[key]} now",
             )
     request = exam.plan["request"]
     chosen = configure(request["only"], request["skip"], request["options"])

@@ -41,7 +41,9 @@ def _need(name: str, holds: Callable[[Subject], bool], otherwise: str) -> Need:
 
 
 Anything = Need("any subject", lambda subject: None)
-HasTargets = _need("targets", lambda s: s.task.kind != "unlabelled" and s.has_targets, "the data has no targets")
+HasTargets = _need(
+    "targets", lambda s: s.task.kind != "unlabelled" and s.has_targets, "the data has no targets"
+)
 HasClasses = _need("classes", lambda s: s.task.categorical, "a {task} task has no classes")
 HasLayers = _need("layers", lambda s: bool(s.layers), "no layer of {subject} answers per example")
 HasParameters = _need("parameters", lambda s: bool(s.parameters), "{subject} has no real-valued parameters")
@@ -51,7 +53,9 @@ OneAnswer = _need(
     "a {task} task gives several answers an example",
 )
 Independent = _need(
-    "independent examples", lambda s: s.independent_rows, "examples of {subject} reach one another within a batch"
+    "independent examples",
+    lambda s: s.independent_rows,
+    "examples of {subject} reach one another within a batch",
 )
 HasImages = _need(
     "image inputs",
@@ -59,7 +63,9 @@ HasImages = _need(
     "inputs of {subject} are not images [channels, height, width]",
 )
 HasSite = _need(
-    "real-valued inputs or an embedding", lambda s: s.input_shape is not None, "no real-valued inputs or embedding found"
+    "real-valued inputs or an embedding",
+    lambda s: s.input_shape is not None,
+    "no real-valued inputs or embedding found",
 )
 
 
@@ -115,7 +121,9 @@ class Instrument(ABC):
         for key in options:
             if key not in known:
                 raise UsageError(
-                    "MT125", f"{cls.name()} has no option '{key}'", fix=nearest(key, known) or f"known: {', '.join(known)}"
+                    "MT125",
+                    f"{cls.name()} has no option '{key}'",
+                    fix=nearest(key, known) or f"known: {', '.join(known)}",
                 )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         try:

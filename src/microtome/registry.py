@@ -56,17 +56,23 @@ def _load(full: str) -> type[Instrument]:
         kinds = [
             value
             for value in vars(module).values()
-            if isinstance(value, type) and issubclass(value, Instrument) and value.__module__ == module.__name__
+            if isinstance(value, type)
+            and issubclass(value, Instrument)
+            and value.__module__ == module.__name__
             and not value.__name__.startswith("_")
         ]
         if len(kinds) != 1:
-            raise UsageError("MT127", f"{module.__name__} must define exactly one instrument, it defines {len(kinds)}")
+            raise UsageError(
+                "MT127", f"{module.__name__} must define exactly one instrument, it defines {len(kinds)}"
+            )
         return kinds[0]
     point = next(p for p in _points("instruments") if p.name == full)
     try:
-        return point.load()  # type: ignore[no-any-return]
+        return point.load()
     except Exception as error:
-        raise UsageError("MT127", f"the plug-in instrument '{full}' is broken: {error}", where=point.value) from error
+        raise UsageError(
+            "MT127", f"the plug-in instrument '{full}' is broken: {error}", where=point.value
+        ) from error
 
 
 def _resolve(name: str) -> str:

@@ -121,13 +121,3 @@ class Fold(ABC):
         if state is None:
             raise Refusal("no row to measure on")
         return self.result(state)
-
-
-def wide(value: Tensor) -> Tensor:
-    """As float64 (float32 where the device has no float64)."""
-    return value.float() if value.device.type == "mps" else value.double()
-
-
-def as_signals(*signals: Signal) -> tuple[Signal, ...]:
-    """Tuple of signals, for constructors."""
-    return signals

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from microtome.errors import Refusal
-from microtome.folds.base import DIFFERENT_LENGTH, Fold, State, wide
-from microtome.signals.noise import row_uniform
+from microtome.folds.base import DIFFERENT_LENGTH, Fold, State
+from microtome.signals.noise import row_uniform, wide
 
 
 class MomentsResult(NamedTuple):

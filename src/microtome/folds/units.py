@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from microtome.folds.base import Fold, State, wide
+from microtome.folds.base import Fold, State
+from microtome.signals.noise import wide
 
 
 @dataclass(frozen=True)

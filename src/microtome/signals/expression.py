@@ -147,7 +147,9 @@ class World:
     def text(self) -> str:
         """Say where, briefly."""
         words = [f".of({self.subject.name})"] if self.subject is not None else []
-        words += [f".at({_brief(p)})" for p in self.parameters] + [f".under({_brief(t)})" for t in self.inputs]
+        words += [f".at({_brief(p)})" for p in self.parameters] + [
+            f".under({_brief(t)})" for t in self.inputs
+        ]
         return "".join(words)
 
 
@@ -222,7 +224,9 @@ class Signal:
     def text(self) -> str:
         """Readable form, as the plan prints it."""
         if NAMED.get(self.name) is not None and NAMED[self.name].function is self.function:
-            worlds = {s.world.text() for s in self.walk() if s.kind not in ("derived", "targets", "rows", "task")}
+            worlds = {
+                s.world.text() for s in self.walk() if s.kind not in ("derived", "targets", "rows", "task")
+            }
             if len(worlds) <= 1:
                 return self.name + next(iter(worlds), "")
         parts = [a.text() if isinstance(a, Signal) else _brief(a) for a in self.arguments]

@@ -37,3 +37,8 @@ def row_normal(rows: Tensor, seed: int, draw: int = 0) -> Tensor:
 def row_counters(rows: Tensor, size: int) -> Tensor:
     """[n, size] counters, distinct for every entry of every example."""
     return rows[:, None] * size + torch.arange(size, device=rows.device)
+
+
+def wide(value: Tensor) -> Tensor:
+    """As float64 (float32 where the device has no float64)."""
+    return value.float() if value.device.type == "mps" else value.double()

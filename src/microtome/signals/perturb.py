@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from microtome.errors import Refusal
-from microtome.folds.base import wide
 from microtome.signals import derive, gradient, labels, logits, predictions, task
 from microtome.signals.expression import Signal, Site, Transform
-from microtome.signals.noise import row_counters, row_normal, row_uniform
+from microtome.signals.noise import row_counters, row_normal, row_uniform, wide
 from microtome.task import Task
 
 Norm = Literal["linf", "l2"]

@@ -23,6 +23,8 @@ def planted_answers() -> Specimen:
     labels = torch.arange(250) % 5
     answers = torch.where(torch.arange(250) < 200, labels, (labels + 1) % 5)
     logits = 3.0 * torch.nn.functional.one_hot(answers, 5).float()
-    subject = Subject(_Echo(), [(logits[i : i + 60], labels[i : i + 60]) for i in range(0, 250, 60)], name="planted answers")
+    subject = Subject(
+        _Echo(), [(logits[i : i + 60], labels[i : i + 60]) for i in range(0, 250, 60)], name="planted answers"
+    )
     why = "200 of 250 answers are planted right"
     return Specimen("planted answers", subject, (Truth("reliability/accuracy", "accuracy", 0.8, 1e-12, why),))

@@ -50,6 +50,9 @@ class GradientNoise(Instrument):
     examples: int = 128
     seed: int = 0
 
+    def rounds(self, subject: Subject) -> int:
+        return 2
+
     def examine(self, subject: Subject) -> Asking:
         over = Sample(self.examples, self.seed)
         (ids, squared), total, losses = yield [

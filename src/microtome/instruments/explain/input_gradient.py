@@ -41,6 +41,9 @@ class InputGradient(Instrument):
     examples: tuple[int, ...] = ()
     baseline: float = 0.0
 
+    def rounds(self, subject: Subject) -> int:
+        return 3
+
     def examine(self, subject: Subject) -> Asking:
         parts = parts_dimension(subject)
         explained = yield from explain(

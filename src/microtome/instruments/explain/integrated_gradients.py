@@ -70,6 +70,9 @@ class IntegratedGradients(Instrument):
     rule: str = "gauss-legendre"
     baseline: float = 0.0
 
+    def rounds(self, subject: Subject) -> int:
+        return 3
+
     def examine(self, subject: Subject) -> Asking:
         nodes, weights = quadrature(self.rule, self.steps)
         parts, path = parts_dimension(subject), Path(nodes, self.baseline)

@@ -45,6 +45,9 @@ class SmoothGrad(Instrument):
     baseline: float = 0.0
     seed: int = 0
 
+    def rounds(self, subject: Subject) -> int:
+        return 3
+
     def examine(self, subject: Subject) -> Asking:
         if self.copies < 1 or self.noise < 0:
             raise Refusal("smoothing needs at least one copy and noise of 0 or more")

@@ -81,6 +81,9 @@ class XGradCAM(Instrument):
     layer: str = ""
     baseline: float = 0.0
 
+    def rounds(self, subject: Subject) -> int:
+        return 3
+
     def examine(self, subject: Subject) -> Asking:
         layer = last_maps(subject, self.layer)
         assert subject.input_shape is not None

@@ -12,7 +12,6 @@ from microtome.signals import correct, labels, prediction_ids, predictions
 from microtome.statistics import wilson
 from microtome.subject import Subject
 
-
 NO_NETWORK = Threshold(
     quantity="gain over the majority",
     watch=0.0,
@@ -63,14 +62,23 @@ class Accuracy(Instrument):
         mistakes = tuple(
             (int(i) // k, int(i) % k, int(wrong.flatten()[i])) for i in worst if int(wrong.flatten()[i])
         )
-        tables = {"mistakes": Table(columns=("true", "predicted", "count"), rows=mistakes, caption="Commonest mistakes")}
+        tables = {
+            "mistakes": Table(
+                columns=("true", "predicted", "count"), rows=mistakes, caption="Commonest mistakes"
+            )
+        }
         figures = {}
         if k <= 100:
             tables["classes"] = Table(columns=("class", "examples", "recall", "precision"), rows=rows)
             names = [str(c) for c in range(k)]
             figures["confusion"] = heatmap(
-                "Confusion (share of each true class)", (confusion / true.clamp_min(1)[:, None]).numpy(),
-                row_names=names, column_names=names, row_title="true", column_title="predicted", limits=(0, 1),
+                "Confusion (share of each true class)",
+                (confusion / true.clamp_min(1)[:, None]).numpy(),
+                row_names=names,
+                column_names=names,
+                row_title="true",
+                column_title="predicted",
+                limits=(0, 1),
             )
         return Finding(
             headline="accuracy",
@@ -84,5 +92,7 @@ class Accuracy(Instrument):
             tables=tables,
             figures=figures,
             arrays={"rows": ids.numpy(), "samples": right.numpy(), "confusion": confusion.numpy()},
-            caveats=() if subject.task.one_answer_per_example else ("positions of one sequence are not independent: the interval is too narrow",),
+            caveats=()
+            if subject.task.one_answer_per_example
+            else ("positions of one sequence are not independent: the interval is too narrow",),
         )
