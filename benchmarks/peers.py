@@ -313,6 +313,8 @@ def main() -> None:
                 f"  {question:42s} {statistics.median(r[0] for r in rs):8.2f} s {max(r[1] for r in rs):8.0f} MiB{note}"
             )
         print(f"  {'peers one after another':42s} {total:8.2f} s {hungriest:8.0f} MiB (hungriest)")
+        if mine[-1][2]:
+            raise SystemExit(f"our examination failed: {mine[-1][2]}")
         print(f"  {'microtome, one examination':42s} {seconds:8.2f} s {memory:8.0f} MiB")
         print(
             f"  ratio of time peers / microtome {total / seconds:.2f}, "
