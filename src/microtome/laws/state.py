@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from microtome.laws.base import require
+from microtome.signals.capture import random_states, restore_random
 
 _HOOKS = (
     "_forward_hooks",
@@ -36,10 +37,11 @@ def snapshot(model: nn.Module, data: Any) -> dict[str, Any]:
         found[f"parameter '{name}'"] = (id(value), value.detach().clone())
     for name, buffer in model.named_buffers():
         found[f"buffer '{name}'"] = (id(buffer), buffer.detach().clone())
-    for i, raw in enumerate(data):
-        found[f"data of batch {i}"] = [
-            t.clone() for t in torch.utils._pytree.tree_leaves(raw) if isinstance(t, Tensor)
-        ]
+    states = random_states()
+    for i, raw in enumerate(data):  # reading a loader draws random numbers
+        leaves = torch.utils._pytree.tree_leaves(raw)
+        found[f"data of batch {i}"] = [t.clone() for t in leaves if isinstance(t, Tensor)]
+    restore_random(states)
     found["random state of torch"] = torch.get_rng_state()
     kind, keys, *rest = np.random.get_state()
     found["random state of numpy"] = (str(kind), np.asarray(keys).tolist(), [float(x) for x in rest])

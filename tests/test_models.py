@@ -1,0 +1,301 @@
+"""Networks as users have them are understood and measured unchanged."""
+
+from __future__ import annotations
+
+import networks
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from asking import read
+from networks import CASES, ROWS, Case
+
+import microtome as mt
+from microtome.folds import Collect, Moments
+from microtome.laws.state import unchanged
+from microtome.registry import instrument_names
+from microtome.signals import labels, logits, loss, prediction_ids
+from microtome.subject import Subject
+
+BY_NAME = {case.name: case for case in CASES}
+REQUIRES = {
+    "hf_bert": "transformers",
+    "hf_gpt2": "transformers",
+    "gcn": "torch_geometric",
+    "gin": "torch_geometric",
+    "gin_shuffled": "torch_geometric",
+}
+
+
+def built(case: Case):
+    if case.name in REQUIRES:
+        pytest.importorskip(REQUIRES[case.name], reason="an optional dependency brings this kind of network")
+    return case.build()
+
+
+def named(name: str) -> Subject:
+    return Subject(*built(BY_NAME[name]))
+
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@every_case
+def test_what_it_is_is_inferred_and_said(case):
+    model, data = built(case)
+    subject = Subject(model, data)
+    assert (subject.task.kind, subject.classes) == (case.task, case.classes)
+    assert case.says in "; ".join(subject.statements)
+    assert subject.task.statement in subject.statements
+    assert all("\n" not in statement for statement in subject.statements)
+
+
+@every_case
+def test_predictions_are_counted_once_however_the_data_is_cut(case):
+    if case.task == "unlabelled":
+        pytest.xfail("without targets there is nothing to count")
+    subject = Subject(*built(case))
+    ids, values, _ = read(subject, Collect(signals=(prediction_ids, loss, logits)))
+    assert len(ids) == len(ids.unique()) == case.predictions
+    assert bool(torch.isfinite(values).all())
+    again, small, _ = read(subject, Collect(signals=(prediction_ids, loss, logits)), size=5)
+    assert torch.equal(ids, again)
+    if case.name not in ("functional_dropout", "early_exit"):  # one draws, the other looks at the whole batch
+        tolerance = 0.05 if case.name == "bfloat16" else 1e-5
+        torch.testing.assert_close(values, small, rtol=tolerance, atol=tolerance)
+
+
+@every_case
+def test_every_instrument_measures_or_refuses_and_leaves_the_model_as_found(case):
+    model, data = built(case)
+    kept = [] if case.name == "gin_shuffled" else data  # whose batches differ at every look
+    with unchanged(model, kept):
+        exam = mt.examine(model, data)
+    for finding in exam:
+        assert finding.status in ("measured", "refused"), f"{finding.instrument}: {finding.reason}"
+        assert finding.status == "measured" or len(finding.reason) > 10
+    measured = {f.instrument for f in exam if f.status == "measured"}
+    assert "compress/cost" in measured
+    if BY_NAME[case.name].task not in ("regression", "multilabel", "unlabelled"):
+        assert "reliability/accuracy" in measured
+        assert exam["accuracy"].coverage.rows == exam["accuracy"].coverage.rows_total
+    assert set(exam.findings) == set(instrument_names())
+    assert exam.status == "complete"
+
+
+# ------------------------------------------------------------------------- losses, by the model's own hand
+
+
+def mean_loss(name: str) -> float:
+    return float(read(named(name), Moments(signals=(loss,))).mean)
+
+
+def batches(name: str):
+    model, data = built(BY_NAME[name])
+    return model.eval(), list(data)
+
+
+def weighted(pairs: list[tuple[torch.Tensor, int]]) -> float:
+    return float(sum(float(v) * n for v, n in pairs) / sum(n for _, n in pairs))
+
+
+@torch.no_grad()
+def test_bert_with_padding_gives_the_loss_it_computes_itself():
+    model, data = batches("hf_bert")
+    assert mean_loss("hf_bert") == pytest.approx(
+        weighted([(model(**b).loss, len(b["labels"])) for b in data]), 1e-5
+    )
+
+
+@torch.no_grad()
+def test_gpt2_with_ignored_labels_gives_the_loss_it_computes_itself():
+    model, data = batches("hf_gpt2")
+    own = weighted([(model(**b).loss, int((b["labels"][:, 1:] != -100).sum())) for b in data])
+    assert mean_loss("hf_gpt2") == pytest.approx(own, 1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["nano_gpt", "nano_gpt_all_positions"])
+def test_a_plain_gpt_gives_the_loss_it_computes_itself(name):
+    model, data = batches(name)
+    assert mean_loss(name) == pytest.approx(weighted([(model(x, y)[1], y.numel()) for x, y in data]), 1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("resnet", lambda out, y: F.cross_entropy(out, y)),
+        ("train_mode", lambda out, y: F.cross_entropy(out, y)),
+        ("in_place_first", lambda out, y: F.cross_entropy(out, y)),
+        ("segmentation", lambda out, y: F.cross_entropy(out, y)),
+        ("tagging", lambda out, y: F.cross_entropy(out.movedim(-1, 1), y)),
+        ("lstm", lambda out, y: F.cross_entropy(out, y)),
+        ("gru_data_time_first", lambda out, y: F.cross_entropy(out, y)),
+        ("multilabel", lambda out, y: F.binary_cross_entropy_with_logits(out, y)),
+        ("one_hot", lambda out, y: F.cross_entropy(out, y)),
+        ("regression_column", lambda out, y: F.mse_loss(out, y)),
+        ("regression_flat", lambda out, y: F.mse_loss(out, y)),
+        ("autoencoder", lambda out, y: F.mse_loss(out, y)),
+        ("binary_single_logit", lambda out, y: F.binary_cross_entropy_with_logits(out, y)),
+        ("binary_flat_logit", lambda out, y: F.binary_cross_entropy_with_logits(out, y.float())),
+        ("binary_probability", lambda out, y: F.binary_cross_entropy(out, y)),
+        ("probabilities", lambda out, y: F.nll_loss(out.log(), y)),
+        ("label_column", lambda out, y: F.cross_entropy(out, y[:, 0])),
+        ("exported", lambda out, y: F.cross_entropy(out, y)),
+        ("exported_fixed_batch", lambda out, y: F.cross_entropy(out, y)),
+        ("batch_dependent", lambda out, y: F.cross_entropy(out, y)),
+        ("float64", lambda out, y: F.cross_entropy(out, y)),
+    ],
+)
+def test_the_loss_is_the_usual_one(name, own):
+    model, data = built(BY_NAME[name])
+    if not name.startswith("exported"):
+        model.eval()
+    found = []
+    for x, y in data:
+        count = (
+            int((y != -100).sum()) if name == "segmentation" else y.numel() if name == "tagging" else len(y)
+        )
+        found.append((own(model(x.clone()), y), count))
+    assert mean_loss(name) == pytest.approx(weighted(found), 1e-5)
+
+
+@torch.no_grad()
+def test_nodes_of_the_mask_and_no_others_are_examples():
+    model, (graph,) = batches("gcn")
+    found = read(named("gcn"), Collect(signals=(prediction_ids, logits, labels)))
+    expected = model(graph.x, graph.edge_index)[graph.test_mask]
+    assert torch.equal(found[0], torch.arange(9))
+    torch.testing.assert_close(found[1], expected)
+    assert torch.equal(found[2], graph.y[graph.test_mask])
+
+
+@torch.no_grad()
+def test_graphs_of_a_shuffling_loader_are_read_in_their_own_order():
+    model, _ = batches("gin_shuffled")
+    expected = []
+    for graph in named("gin_shuffled").data:
+        expected.append(model(graph))
+    for name in ("gin", "gin_shuffled"):
+        found = read(named(name), Collect(signals=(prediction_ids, logits)))
+        torch.testing.assert_close(found[1], torch.cat(expected))
+
+
+def test_a_node_can_be_chosen_and_the_graph_stays_whole():
+    from microtome.folds import Rows
+
+    every = read(named("gcn"), Collect(signals=(prediction_ids, logits)))
+    one = read(named("gcn"), Collect(signals=(prediction_ids, logits), over=Rows((4,))))
+    assert one[0].tolist() == [4]
+    torch.testing.assert_close(one[1][0], every[1][4])
+
+
+# --------------------------------------------------------------------------------------------- layers
+
+
+def test_calls_are_layers_not_modules():
+    subject = named("shared_weights")
+    assert [layer.name for layer in subject.layers] == [
+        "fc",
+        "relu",
+        "fc#2",
+        "F.relu",
+        "again",
+        "relu#2",
+        "head",
+    ]
+    assert subject.layer("fc#2").parameters == ("fc.weight", "fc.bias")
+    assert subject.layer("again").parameters == ("fc.weight", "again.bias")
+
+
+def test_an_exported_program_has_the_layers_it_was_exported_with():
+    subject = named("exported")
+    assert [(x.name, x.operation) for x in subject.layers] == [
+        ("conv", "Conv2d"),
+        ("norm", "BatchNorm2d"),
+        ("relu", "relu"),
+        ("head", "Linear"),
+    ]
+    assert subject.layer("conv").parameters == ("conv.weight", "conv.bias")
+
+
+@pytest.mark.parametrize(("name", "layer"), [("gru_time_first", "cell"), ("lstm_tokens_time_first", "embed")])
+def test_examples_of_recurrent_layers_are_found_on_dimension_1(name, layer):
+    found = named(name).layer(layer)
+    assert found.batch_dimension == 1
+    assert found.shape[0] == 5
+
+
+def test_gpt2_projections_are_linear_layers():
+    assert named("hf_gpt2").layer("transformer.h.0.attn.c_attn").kind == "linear"
+
+
+def test_layers_of_a_graph_network_answer_for_its_examples():
+    assert {x.name for x in named("gin").layers} == {"fc", "relu#2", "head"}
+    assert "conv1.lin" in {x.name for x in named("gcn").layers}
+
+
+# ----------------------------------------------------------------------------------- what may be given
+
+
+def test_a_data_set_or_tensors_may_be_given_instead_of_a_loader():
+    model, data = built(BY_NAME["float64"])
+    x, y = (torch.cat(column) for column in zip(*data, strict=True))
+    expected = mt.examine(model, data, only="accuracy")["accuracy"].value
+    for given, says in (((x, y), "one batch"), (torch.utils.data.TensorDataset(x, y), "a data set is given")):
+        subject = Subject(model, given)
+        assert says in "; ".join(subject.statements)
+        assert subject.examples == ROWS
+        assert mt.examine(subject, only="accuracy")["accuracy"].value == expected
+
+
+def test_numpy_batches_are_understood():
+    model, data = built(BY_NAME["float64"])
+    exam = mt.examine(model, [(x.numpy(), y.numpy()) for x, y in data], only="accuracy")
+    assert exam["accuracy"].value == mt.examine(model, data, only="accuracy")["accuracy"].value
+
+
+def test_a_task_can_be_given():
+    model, data = built(BY_NAME["one_hot"])
+    assert Subject(model, data, task="multilabel").task.kind == "multilabel"
+    model, data = built(BY_NAME["binary_single_logit"])
+    assert Subject(model, data, task="regression").task.kind == "regression"
+    model, data = built(BY_NAME["resnet"])
+    assert Subject(model, data, task="unlabelled").classes is None
+
+
+def test_within_inference_mode_gradients_are_still_taken():
+    model, data = built(BY_NAME["float64"])
+    with torch.inference_mode():
+        exam = mt.examine(model, data, only="gradient_noise")
+    assert exam["gradient_noise"].status in ("measured", "refused")
+    with torch.no_grad():
+        again = mt.examine(model, data, only="gradient_noise")
+    assert exam["gradient_noise"].same_measurement(again["gradient_noise"])
+
+
+def test_the_users_random_numbers_go_on_as_if_nothing_had_happened():
+    model, data = built(BY_NAME["resnet"])
+    x, y = (torch.cat(column) for column in zip(*data, strict=True))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=7, shuffle=True)
+    torch.manual_seed(3)
+    np.random.seed(3)
+    expected = torch.rand(3), np.random.rand()
+    torch.manual_seed(3)
+    np.random.seed(3)
+    mt.examine(model, loader, only="accuracy")
+    assert torch.equal(torch.rand(3), expected[0])
+    assert np.random.rand() == expected[1]
+
+
+def test_a_second_network_is_left_as_found_too():
+    first, data = built(BY_NAME["train_mode"])
+    second, _ = networks.train_mode()
+    second.train()
+    subject, other = Subject(first, data), Subject(second, data)
+    with unchanged(second, data):
+        found = read(subject, Collect(signals=(prediction_ids, logits.of(other))))
+    second.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(found[1], second(torch.cat([x for x, _ in data])))
