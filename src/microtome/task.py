@@ -212,7 +212,8 @@ def infer_task(output: Tensor, batch: Batch, kind: str | None = None, nodes: boo
     raise SubjectError(
         "MT202",
         f"outputs {list(output.shape)} and targets {list(targets.shape)} "
-        f"({str(targets.dtype).replace('torch.', '')}) fit no known task",
+        f"({str(targets.dtype).replace('torch.', '')}) fit no "
+        + (f"task '{kind}'" if kind else "known task"),
         fix="give integer targets [n] for classification, targets of the outputs' shape for regression",
     )
 
