@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from microtome.errors import Refusal
 from microtome.figures import line
-from microtome.finding import Cell, Coverage, Finding, Quantity, Table
+from microtome.finding import Cell, Finding, Quantity, Table
 from microtome.folds import Collect, Moments, Sample
-from microtome.folds.stock import MomentsResult
 from microtome.instrument import Asking, HasParameters, HasTargets, Instrument
+from microtome.instruments.compress._pruned import bearable, covered, mean_drop, rise
 from microtome.signals import correct, derive, loss, prediction_ids
 from microtome.signals.parameters import MagnitudePruned, RandomPruned
-from microtome.statistics import normal
 from microtome.subject import Subject
 
 ALL = "all together"
@@ -63,7 +60,7 @@ class MagnitudePruning(Instrument):
         sign, measure = (-1.0, correct) if subject.task.categorical else (1.0, loss)
 
         def at(change: MagnitudePruned | RandomPruned) -> Moments:
-            return Moments(signals=(derive(_rise, measure, measure.at(change), sign=sign),), over=over)
+            return Moments(signals=(derive(rise, measure, measure.at(change), sign=sign),), over=over)
 
         (ids, before), small, chance = yield [
             Collect(signals=(prediction_ids, measure), over=over),
@@ -76,8 +73,8 @@ class MagnitudePruning(Instrument):
         ]
         base = float(before.double().mean())
         allowed = self.tolerance * (1.0 if subject.task.categorical else base)
-        reach = {name: _reach([small[name, f] for f in fractions], fractions, allowed) for name in sets}
-        by_chance = _reach([chance[ALL, f] for f in fractions], fractions, allowed)
+        reach = {name: bearable([small[name, f] for f in fractions], fractions, allowed) for name in sets}
+        by_chance = bearable([chance[ALL, f] for f in fractions], fractions, allowed)
         word = "accuracy lost" if subject.task.categorical else "loss added"
         order = sorted(sets, key=lambda name: (name == ALL, reach[name]))
         rows: tuple[tuple[Cell, ...], ...] = tuple(
@@ -115,8 +112,6 @@ class MagnitudePruning(Instrument):
         tight = min(
             (n for n in sets if n != ALL), key=lambda n: (reach[n], -float(small[n, fractions[-1]].mean))
         )
-        layers = [layer for layer in subject.layers if any(n in weights for n in layer.parameters)]
-        seen = [layer for layer in layers if any(n in largest for n in layer.parameters)]
         return Finding(
             headline="prunable together",
             summary=f"{reach[ALL]:.0%} of the weights can go at once ({by_chance:.0%} by chance) within "
@@ -124,8 +119,8 @@ class MagnitudePruning(Instrument):
             quantities={
                 "prunable together": Quantity(value=reach[ALL], unit="share of weights", better="higher"),
                 "prunable by chance": Quantity(value=by_chance, unit="share of weights"),
-                f"{word} at {self.control:g}": _mean(worst, unit),
-                f"{word} at {self.control:g} by chance": _mean(cost, unit),
+                f"{word} at {self.control:g}": mean_drop(worst, unit),
+                f"{word} at {self.control:g} by chance": mean_drop(cost, unit),
                 "unpruned accuracy" if subject.task.categorical else "unpruned loss": Quantity(value=base),
             },
             tables={
@@ -152,34 +147,5 @@ class MagnitudePruning(Instrument):
                 )
             },
             caveats=tuple(caveats),
-            coverage=Coverage(
-                rows=min(self.examples, subject.examples),
-                rows_total=subject.examples,
-                layers=len(seen),
-                layers_total=len(layers),
-            )
-            if layers
-            else None,
+            coverage=covered(subject, weights, largest, self.examples),
         )
-
-
-def _rise(before: Tensor, after: Tensor, sign: float) -> Tensor:
-    """[m] how much worse each prediction got."""
-    return sign * (after.double() - before.double())
-
-
-def _reach(drops: list[MomentsResult], fractions: tuple[float, ...], allowed: float) -> float:
-    """Largest fraction up to which every drop is bearable."""
-    bearable = 0.0
-    for drop, fraction in zip(drops, fractions, strict=True):
-        if float(drop.mean) > allowed + 1e-12:
-            break
-        bearable = fraction
-    return bearable
-
-
-def _mean(drop: MomentsResult, unit: str) -> Quantity:
-    low, high = normal(float(drop.mean), float(drop.standard_error))
-    return Quantity(
-        value=float(drop.mean), unit=unit, low=low, high=high, how="normal, paired", better="lower"
-    )

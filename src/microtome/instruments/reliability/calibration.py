@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from microtome.errors import Refusal
 from microtome.figures import line
 from microtome.finding import Finding, Quantity, Table, Threshold
 from microtome.folds import Histogram, Moments, row_uniform
 from microtome.folds.answers import answers
-from microtome.folds.stock import MomentsResult
 from microtome.instrument import Asking, HasClasses, HasTargets, Instrument
+from microtome.instruments.reliability._binning import (
+    bin_rows,
+    binned,
+    brier,
+    class_bins,
+    ece_of,
+    mass_edges,
+    mean_score,
+    one_hot,
+    resampled_ece,
+    surplus,
+)  # fmt: skip
 from microtome.instruments.reliability._temperature import HOTTEST, best_temperature
 from microtome.signals import confidence, correct, derive, labels, loss, probabilities
-from microtome.statistics import normal, wilson
+from microtome.statistics import normal
 from microtome.subject import Subject
 
 DRAWS = 1000
@@ -62,33 +71,24 @@ class Calibration(Instrument):
         k, bins = subject.classes or 0, self.bins
         if k < 2:
             raise Refusal("one class leaves nothing to be sure or unsure about")
-        cells = derive(_class_bins, probabilities, bins=bins)
+        cells = derive(class_bins, probabilities, bins=bins)
         classwise = Histogram(
-            signals=(cells, probabilities, derive(_one_hot, probabilities, labels)),
+            signals=(cells, probabilities, derive(one_hot, probabilities, labels)),
             bins=k * bins,
             low=0.0,
             high=float(k * bins),
         )
-        (edges, counts, stated, right), nll, brier, gap, (ids, z, y), *per_class = yield [
+        (edges, counts, stated, right), nll, squares, gap, (ids, z, y), *per_class = yield [
             Histogram(signals=(confidence, confidence, correct), bins=bins, low=0.0, high=1.0),
             Moments(signals=(loss,)),
-            Moments(signals=(derive(_brier, probabilities, labels),)),
-            Moments(signals=(derive(_surplus, confidence, correct),)),
+            Moments(signals=(derive(brier, probabilities, labels),)),
+            Moments(signals=(derive(surplus, confidence, correct),)),
             answers(subject),
             *([classwise] if k <= 1000 else []),
         ]
         n, c, r = (t.numpy().astype(np.float64) for t in (counts, stated, right))
-        ece, total = float(_ece(n, c, r)), int(n.sum())
-        random = np.random.default_rng(self.seed)
-        perfect, around = (
-            _ece(n, c, random.binomial(n.astype(int), (share / np.maximum(n, 1)).clip(0, 1), (DRAWS, bins)))
-            for share in (c, r)
-        )
-        floor = np.quantile(perfect, (0.025, 0.975))
-        # Resampling adds the bias once more, so the lower end is reflected; it is 0 where a perfectly
-        # calibrated network could show as much. The upper end is of the mean reading, never below the truth.
-        high = ece + float(around.mean() - np.quantile(around, 0.025))
-        low = 0.0 if ece <= floor[1] else max(2 * ece - float(np.quantile(around, 0.975)), 0.0)
+        ece, low, high, perfect = resampled_ece(n, c, r, DRAWS, self.seed)
+        floor, total = np.quantile(perfect, (0.025, 0.975)), int(n.sum())
         z = z.double().clamp(-1e6, 1e6)  # masked logits may be infinite
         half = row_uniform(ids, self.seed) < 0.5
         temperature, t_low, t_high = best_temperature(z, y)
@@ -101,31 +101,26 @@ class Calibration(Instrument):
         bias = float(gap.mean)
         gap_low, gap_high = normal(bias, float(gap.standard_error))
         quantities = {
-            "ECE": Quantity(value=ece, low=min(low, ece), high=high, how="bootstrap of bins", better="lower"),
+            "ECE": Quantity(value=ece, low=low, high=high, how="bootstrap of bins", better="lower"),
             "ECE if perfectly calibrated": Quantity(
                 value=float(perfect.mean()), low=float(floor[0]), high=float(floor[1]), how="binomial draws"
             ),
-            "equal-mass ECE": Quantity(value=_binned(raw, hit, _mass_edges(raw, bins)), better="lower"),
+            "equal-mass ECE": Quantity(value=binned(raw, hit, mass_edges(raw, bins)), better="lower"),
             "overconfidence": Quantity(value=bias, low=gap_low, high=gap_high, how="normal"),
-            "Brier score": _mean(brier),
-            "negative log-likelihood": _mean(nll, "nat"),
+            "Brier score": mean_score(squares),
+            "negative log-likelihood": mean_score(nll, "nat"),
             "temperature": Quantity(value=temperature, low=t_low, high=t_high, how="sandwich"),
         }
         chance = (1 + int((perfect >= ece).sum())) / (DRAWS + 1)
         quantities[CHANCE] = Quantity(value=chance, how=f"{DRAWS} binomial draws")
         if per_class:
             by_class = [t.reshape(k, bins).double().numpy() for t in per_class[0][1:]]
-            quantities["classwise ECE"] = Quantity(value=float(_ece(*by_class).mean()), better="lower")
+            quantities["classwise ECE"] = Quantity(value=float(ece_of(*by_class).mean()), better="lower")
         if halves:
             quantities["ECE after temperature"] = Quantity(
-                value=_binned(mended.numpy(), hit, np.linspace(0, 1, bins + 1)), better="lower"
+                value=binned(mended.numpy(), hit, np.linspace(0, 1, bins + 1)), better="lower"
             )
-        rows, points = [], []
-        for b in np.flatnonzero(n):
-            lower, upper = wilson(int(r[b]), int(n[b]))
-            sure, hits = float(c[b] / n[b]), float(r[b] / n[b])
-            rows.append((float(edges[b]), float(edges[b + 1]), int(n[b]), sure, hits, lower, upper))
-            points.append({"confidence": sure, "accuracy": hits, "low": lower, "high": upper})
+        rows = bin_rows(edges.tolist(), n, c, r)
         caveats = []
         if not subject.task.one_answer_per_example:
             caveats.append("positions of one sequence are not independent: the intervals are too narrow")
@@ -152,14 +147,14 @@ class Calibration(Instrument):
             tables={
                 "bins": Table(
                     columns=COLUMNS,
-                    rows=tuple(rows),
+                    rows=rows,
                     caption="Reliability by bin of confidence, with Wilson's interval",
                 )
             },
             figures={
                 "reliability": line(
                     "Reliability",
-                    points,
+                    [dict(zip(COLUMNS[3:], row[3:], strict=True)) for row in rows],
                     x="confidence",
                     y="accuracy",
                     band=("low", "high"),
@@ -170,44 +165,3 @@ class Calibration(Instrument):
             arrays={"counts": n, "confidence": c, "correct": r},
             caveats=tuple(caveats),
         )
-
-
-def _class_bins(probabilities: Tensor, bins: int) -> Tensor:
-    """[m, k]: the middle of the cell of (class, bin), so that no rounding moves it to another."""
-    classes = torch.arange(probabilities.shape[1], device=probabilities.device)
-    return classes * bins + (probabilities * bins).long().clamp(0, bins - 1) + 0.5
-
-
-def _one_hot(probabilities: Tensor, labels: Tensor) -> Tensor:
-    return torch.zeros_like(probabilities).scatter_(1, labels[:, None], 1.0)
-
-
-def _brier(probabilities: Tensor, labels: Tensor) -> Tensor:
-    p = probabilities.double()
-    return p.square().sum(1) - 2 * p.gather(1, labels[:, None])[:, 0] + 1
-
-
-def _surplus(confidence: Tensor, correct: Tensor) -> Tensor:
-    return confidence.double() - correct
-
-
-def _ece(n: np.ndarray, confidence: np.ndarray, right: np.ndarray) -> Any:
-    """From counts and sums in bins along the last axis."""
-    return np.abs(right - confidence).sum(-1) / n.sum(-1)
-
-
-def _mass_edges(confidence: np.ndarray, bins: int) -> np.ndarray:
-    return np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)))
-
-
-def _binned(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) -> float:
-    place = np.searchsorted(edges[1:-1], confidence, side="right")
-    n, c, r = (np.bincount(place, w) for w in (np.ones_like(right), confidence, right))
-    return float(_ece(n, c, r))
-
-
-def _mean(of: MomentsResult, unit: str = "1") -> Quantity:
-    low, high = normal(float(of.mean), float(of.standard_error))
-    return Quantity(
-        value=float(of.mean), unit=unit, low=max(low, 0.0), high=high, how="normal", better="lower"
-    )

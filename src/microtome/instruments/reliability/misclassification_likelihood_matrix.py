@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from microtome.errors import Refusal
 from microtome.figures import heatmap
@@ -15,7 +13,8 @@ from microtome.finding import Finding, Quantity, Table
 from microtome.folds import row_uniform
 from microtome.folds.answers import answers, log_odds
 from microtome.instrument import Asking, HasClasses, HasTargets, Instrument
-from microtome.statistics import aurc, aurc_resamples, normal, selective_risks, spearman
+from microtome.instruments.reliability._centroids import confusions, correlation, group_means
+from microtome.statistics import aurc, aurc_resamples, selective_risks, spearman
 from microtome.subject import Subject
 
 MOST_CLASSES = 2000
@@ -52,16 +51,16 @@ class MisclassificationLikelihoodMatrix(Instrument):
         ids, z, y = yield answers(subject)
         p, answered = z.double().softmax(1), z.argmax(1)
         right, fit = answered == y, row_uniform(ids, self.seed) < 0.5
-        count, centroids = _means(p[fit & right], y[fit & right], k)
+        count, centroids = group_means(p[fit & right], y[fit & right], k)
         known = count > 0
         if not bool(known[answered[~fit]].any()) or int((~fit).sum()) < 2:
             raise Refusal("too few right answers to put centroids anywhere and judge them on other rows")
         distance = torch.cdist(p, centroids, compute_mode="donot_use_mm_for_euclid_dist")
-        rows, mean_distance = _means(distance[fit], y[fit], k)
+        rows, mean_distance = group_means(distance[fit], y[fit], k)
         inverse = mean_distance.clamp_min(1e-12).reciprocal() * known * (rows > 0)[:, None]
         inverse.fill_diagonal_(0)
         likelihood = inverse / inverse.sum(1, keepdim=True).clamp_min(1e-300)
-        happened, control = (_confusions(y[part], answered[part], k) for part in (~fit, fit))
+        happened, control = (confusions(y[part], answered[part], k) for part in (~fit, fit))
         cells = known & (rows > 0)[:, None] & (torch.bincount(y[~fit], minlength=k) > 0)[:, None]
         cells.fill_diagonal_(False)
         predicted, seen, first = (t[cells].numpy() for t in (likelihood, happened, control))
@@ -99,7 +98,7 @@ class MisclassificationLikelihoodMatrix(Instrument):
         if agreement is None:
             caveats.append("no confusion to agree with in the judged half")
         else:
-            quantities["agreement"] = _correlation(agreement, len(seen))
+            quantities["agreement"] = correlation(agreement, len(seen))
             repeated = spearman(first, seen)
             if repeated is not None:
                 quantities["agreement of earlier confusions"] = Quantity(value=repeated)
@@ -154,26 +153,3 @@ class MisclassificationLikelihoodMatrix(Instrument):
             },
             caveats=tuple(caveats),
         )
-
-
-def _means(values: Tensor, group: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Counts [k] and mean rows [k, d] of each group; zeros where it is empty."""
-    count = torch.bincount(group, minlength=k)
-    total = torch.zeros(k, values.shape[1], dtype=values.dtype).index_add_(0, group, values)
-    return count, total / count.clamp_min(1)[:, None]
-
-
-def _confusions(true: Tensor, answered: Tensor, k: int) -> Tensor:
-    """[k, k] shares of each true class."""
-    table = torch.bincount(true * k + answered, minlength=k * k).reshape(k, k).double()
-    return table / table.sum(1, keepdim=True).clamp_min(1)
-
-
-def _correlation(r: float, cells: int) -> Quantity:
-    """Spearman's, its interval for independent cells (Fieller, Hartley & Pearson 1957)."""
-    if cells <= 3 or abs(r) >= 1:
-        return Quantity(value=r, better="higher")
-    low, high = (math.tanh(v) for v in normal(math.atanh(r), math.sqrt(1.06 / (cells - 3))))
-    return Quantity(
-        value=r, low=low, high=high, how="Fisher's z, cells taken as independent", better="higher"
-    )

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from microtome.errors import Refusal
 from microtome.figures import line
 from microtome.finding import Finding, Quantity, Table
 from microtome.folds import Collect, Moments, Sample
 from microtome.instrument import Asking, HasClasses, HasSite, HasTargets, Independent, Instrument, OneAnswer
+from microtome.instruments.security._gates import COLUMNS, beware, curves, flat_slope, gates_of, share_of
 from microtome.signals import derive, gradient, inputs, rows
 from microtome.signals.perturb import FGSM, NORMS, PGD, Noise, Norm, answered_right, attacked_loss, distance
 from microtome.statistics import wilson
@@ -83,7 +82,7 @@ class AdversarialAccuracy(Instrument):
                     right,
                     right.under(attack),
                     derive(distance, inputs, inputs.under(attack), norm=self.norm),
-                    derive(_flat, gradient(attacked_loss())),
+                    derive(flat_slope, gradient(attacked_loss())),
                     *once,
                     *chance,
                 ),
@@ -103,21 +102,14 @@ class AdversarialAccuracy(Instrument):
         accuracy = survives.mean(1)
         single, noisy = (np.stack(part).mean(1) for part in (others[: len(sizes)], others[len(sizes) :]))
         means = [float(m.mean) for m in losses]
-        slack = 0.01 + 1 / n
         dull, unbounded = float(flat[good].mean()) if good.any() else 0.0, float((good & ~broken).mean())
-        gates = (
-            ("slopes are not zero", "share of right answers without a slope", dull, dull <= 0.05),
-            ("PGD is not weaker than FGSM", "largest excess of accuracy", *_excess(accuracy, single, slack)),
-            ("noise does not beat PGD", "largest excess of accuracy", *_excess(accuracy, noisy, slack)),
-            ("the loss grows with steps", f"least growth, {counts} steps, nat", *_growth(means)),
-            ("an unbounded attack breaks everything", "accuracy that is left", unbounded, unbounded <= 0.05),
-        )
+        gates = gates_of(accuracy, single, noisy, dull, unbounded, means, counts, slack=0.01 + 1 / n)
         failed = tuple(gate[0] for gate in gates if not gate[-1])
         here = shares.index(self.at)
         kept = int(survives[here].sum())
         quantities = {
-            "adversarial accuracy": _share(survives[here]),
-            "clean accuracy": _share(good),
+            "adversarial accuracy": share_of(survives[here]),
+            "clean accuracy": share_of(good),
             "strength": Quantity(value=self.at, unit="input range"),
             "gates failed": Quantity(value=len(failed), better="lower"),
         }
@@ -128,22 +120,7 @@ class AdversarialAccuracy(Instrument):
             (share, *(float(c[i]) for c in (accuracy, single, noisy)), *wilson(int(survives[i].sum()), n))
             for i, share in enumerate(shares)
         )
-        series = {"PGD": accuracy, "FGSM": single, "noise": noisy}
-        points = [
-            {"strength": s, "accuracy": float(v), "attack": name}
-            for name, curve in series.items()
-            for s, v in zip((0.0, *shares), (float(good.mean()), *curve), strict=True)
-        ]
-        caveats = [f"gate failed: {name}; the accuracy is too good to be believed" for name in failed]
-        if subject.site_layer is not None:
-            caveats.append(
-                f"inputs are integers: the output of '{subject.site_layer}' was moved: no token does that"
-            )
-        if subject.bounds is None:
-            caveats.append(
-                f"no bounds are known: strengths are shares of the range seen, {low:.3g} to {high:.3g}, "
-                "and nothing is clipped"
-            )
+        attacks = {"PGD": accuracy, "FGSM": single, "noise": noisy}
         return Finding(
             headline="adversarial accuracy",
             summary=f"Changes of {self.at:.3g} of the input range take accuracy from {good.mean():.3f} "
@@ -157,7 +134,7 @@ class AdversarialAccuracy(Instrument):
                     caption="Accuracy by strength, as a share of the input range",
                 ),
                 "gates": Table(
-                    columns=("check", "measured", "value", "passed"),
+                    columns=COLUMNS,
                     rows=gates,
                     caption="Is the attack itself to be trusted?",
                 ),
@@ -165,7 +142,7 @@ class AdversarialAccuracy(Instrument):
             figures={
                 "curve": line(
                     "Accuracy under attack",
-                    points,
+                    curves(shares, float(good.mean()), attacks),
                     x="strength",
                     y="accuracy",
                     series="attack",
@@ -177,25 +154,5 @@ class AdversarialAccuracy(Instrument):
                 "samples": survives[here].astype(np.float64),
                 "breaking_strength": np.where(broken, moved / (high - low), -1.0),
             },
-            caveats=tuple(caveats),
+            caveats=beware(subject, failed, low, high),
         )
-
-
-def _flat(slope: Tensor) -> Tensor:
-    """[n] 1.0 where the loss has no slope at all."""
-    return (slope.flatten(1) == 0).all(1).double()
-
-
-def _excess(attacked: np.ndarray, control: np.ndarray, slack: float) -> tuple[float, bool]:
-    most = float((attacked - control).max())
-    return most, most <= slack
-
-
-def _growth(means: list[float]) -> tuple[float, bool]:
-    least = min((b - a for a, b in itertools.pairwise(means)), default=0.0)
-    return least, least >= -0.01 * max(means[0], 1e-3)
-
-
-def _share(hits: np.ndarray) -> Quantity:
-    low, high = wilson(int(hits.sum()), len(hits))
-    return Quantity(value=float(hits.mean()), low=low, high=high, how="Wilson", better="higher")
