@@ -30,16 +30,7 @@ from microtome.signals import correct, loss, prediction_ids
 from microtome.specimen import Specimen, Truth, specimens
 from microtome.subject import Subject
 
-LONG = "the leaf is longer than 120 lines of code"
-TIES = "ranks break ties of a map by rounding"
-KNOWN: Mapping[tuple[str, str], str] = {
-    ("thin", "reliability/calibration"): LONG,
-    ("thin", "reliability/misclassification_likelihood_matrix"): LONG,
-    ("thin", "security/adversarial_accuracy"): LONG,
-    ("thin", "compress/magnitude_pruning"): LONG,
-    ("cut free", "explain/input_gradient"): TIES,
-    ("cut free", "explain/integrated_gradients"): TIES,
-}
+KNOWN: Mapping[tuple[str, str], str] = {}
 """(law, leaf) -> why it is broken for now."""
 
 

@@ -101,13 +101,14 @@ def explain(
     if maps[0][0].numel() < 2:
         raise Refusal("an input of one part has nothing to rank")
     told = subject.task.categorical or subject.task.kind == "multilabel"
-    ranks = [_ranking(m if told else m.abs(), ids) for m in maps]
+    settled = [_settled(asked[name][1]) for name in ("map", "untrained")]
+    ranks = [_ranking(m if told else m.abs(), ids) for m in settled]
     orders: list[Constant | int] = [*(Constant(rank, ids) for rank in ranks), 0]
     masks = [RankedMask(order, COPIES, parts, baseline) for order in orders]
     masked = yield [Collect(signals=(rows, across(probability, mask)), over=over) for mask in masks]
     _, blank, full = asked["ends"]
     curves, effect = _curves(subject, torch.stack([m[1] for m in masked]), blank, full)
-    finding = _judge(subject, ids, curves, effect, maps)
+    finding = _judge(subject, ids, curves, effect, settled)
     figures = _pictures(subject, ids, classes, asked["inputs"][1], maps, signed)
     lines = tuple(
         (int(i), int(c), float(p), float(ins), float(de), float(gain))
@@ -136,6 +137,14 @@ def explain(
         caveats=words,
     )  # fmt: skip
     return Explained(finding, ids, asked["extra"])
+
+
+def _settled(relevance: Tensor) -> Tensor:
+    """The map in float64, in steps of what its precision can tell: equal parts are ties, not ranked by rounding."""
+    values = relevance.double()
+    step = 256 * torch.finfo(relevance.dtype).eps * values.flatten(1).abs().amax(1).clamp_min(1e-300)
+    step = step.reshape(-1, *(1 for _ in values.shape[1:]))
+    return (values / step).round() * step
 
 
 def _ranking(relevance: Tensor, ids: Tensor) -> Tensor:
