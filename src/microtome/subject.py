@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from microtome.batches import TARGET_KEYS, Batch, Layout, Signature, find_layout, with_site_index
-from microtome.errors import SubjectError, UsageError, nearest
+from microtome.errors import Refusal, SubjectError, UsageError, nearest
 from microtome.signals.capture import (
     Call,
     first_tensor,
@@ -26,6 +26,9 @@ from microtome.signals.capture import (
     watching,
 )
 from microtome.task import IGNORE, Task, check_kind, given_task, infer_task, primary_output
+
+if TYPE_CHECKING:
+    from microtome.interpret import Graph
 
 PROBE_ROWS = 32
 DATASET_BATCH = 64
@@ -163,6 +166,50 @@ class Subject:
     def parameter_count(self) -> int:
         """Numbers in all parameters."""
         return sum(p.numel() for p in self.parameters.values())
+
+    @property
+    def graph(self) -> Graph:
+        """The exported program on the first batch, captured once when it is first asked for.
+
+        Raises:
+            Refusal: when the network cannot be captured; says why.
+        """
+        return self.graph_of(self._few)
+
+    def graph_of(self, batch: Batch) -> Graph:
+        """The program for batches of these sizes; only the number of examples may differ.
+
+        Raises:
+            Refusal: when the network cannot be captured; says why.
+        """
+        from microtome.interpret import capture
+
+        key = tuple(
+            tuple(leaf.shape[1:]) if on and batch.divisible else tuple(leaf.shape)
+            for leaf, on in zip(batch.leaves(), batch.batched, strict=True)
+            if isinstance(leaf, Tensor)
+        )
+        if key not in self._graphs:
+            if batch.moved:
+                self._graphs[key] = (
+                    "the program is not captured when examples run along dimension 1 of the inputs"
+                )
+            else:
+                # Few rows of the batch, and more than one: export would take one for a fixed size.
+                few = batch.take(slice(0, 4)) if batch.divisible else batch
+                args, kwargs = few.call()
+                try:
+                    self._graphs[key] = capture(self.model, args, kwargs)
+                except SubjectError as error:
+                    self._graphs[key] = str(error)
+        found = self._graphs[key]
+        if isinstance(found, str):
+            raise Refusal(found)
+        return found
+
+    @cached_property
+    def _graphs(self) -> dict[Any, Graph | str]:
+        return {}
 
     def split_parameters(self, vector: Tensor) -> dict[str, Tensor]:
         """Cut a flat [p] (or [k, p]) vector into tensors of the parameters' shapes."""
@@ -332,6 +379,7 @@ class Subject:
             except SubjectError:
                 few, twin, fixed = batch, None, True
         calls = self._watched(few)
+        self._few = few
         found = infer_task(
             output, batch, task, nodes=self.layout.kind == "graph" and not self.layout.per_graph
         )

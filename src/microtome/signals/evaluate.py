@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
+from torch.utils import _pytree as pytree
 
 from microtome.batches import Batch
-from microtome.errors import Refusal, SubjectError
+from microtome.errors import MicrotomeError, Refusal, SubjectError
 from microtome.signals.capture import (
     StopForward,
     first_tensor,
@@ -35,6 +36,7 @@ from microtome.signals.capture import (
     watching,
 )
 from microtome.signals.expression import HERE, Constant, Signal, Site, World, source
+from microtome.signals.interpretation import make_scene
 from microtome.subject import Subject, forward_error
 from microtome.task import primary_output
 
@@ -66,6 +68,7 @@ class WorldPlan:
     curvature: OrderedDict[Signal, list[Signal]] = field(default_factory=OrderedDict)
     examples: list[Signal] = field(default_factory=list)
     across: list[Signal] = field(default_factory=list)
+    interpreted: list[Signal] = field(default_factory=list)
     profile: Signal | None = None
 
     @property
@@ -86,6 +89,7 @@ class WorldPlan:
         for signal in self.across:
             inner = Program([signal.arguments[0]])
             total += signal.arguments[1].count * inner.cost()
+        total += sum(signal.arguments[1].cost for signal in self.interpreted)
         return total + (PROFILE_FORWARDS if self.profile is not None else 0.0)
 
 
@@ -149,6 +153,8 @@ class Program:
             plan.examples.append(signal)
         elif signal.kind == "across":
             plan.across.append(signal)
+        elif signal.kind == "interpreted":
+            plan.interpreted.append(signal)
         elif signal.kind == "profile":
             plan.profile = signal
         else:
@@ -300,6 +306,8 @@ class Evaluator:
             attempt([signal], self._example_gradients, call(), signal, board)
         for signal in plan.across:
             attempt([signal], self._across, world, call(), signal, board)
+        for signal in plan.interpreted:
+            attempt([signal], self._interpreted, call(), signal, board)
         if plan.profile is not None:
             attempt([plan.profile], self._profile, call(), plan.profile, board)
 
@@ -571,6 +579,36 @@ class Evaluator:
                 total = part if total is None else total + part
         board.put(signal, torch.cat(parts, dim=1) if total is None else total)
 
+    def _interpreted(self, call: _Call, signal: Signal, board: _Pending) -> None:
+        of, interpretation = signal.arguments
+        subject, batch, n = call.subject, call.batch, len(call.batch)
+        affordable = 2 * self.cache_bytes / (interpretation.memory * subject.bytes_per_row)
+        step = max(min(int(affordable), n), 1) if batch.divisible else max(n, 1)
+        parts = []
+        for start in range(0, n, step):
+            piece = slice(start, start + step)
+            part = call if step >= n else call.with_batch(batch.take(piece))
+            x = None if call.x is None else call.x[piece] if step < n else call.x
+
+            def slope(outputs: Tensor, part: _Call = part) -> Tensor:
+                leaf = outputs.detach().requires_grad_()
+                with torch.enable_grad():
+                    shown = leaf if part.batch.pick is None else leaf[part.batch.pick]
+                    total = _GraphValues(part, shown, {}).get(of).sum()
+                    return torch.autograd.grad(total, leaf)[0]
+
+            self.note("interpreted", part.batch)
+            try:
+                with torch.no_grad():
+                    parts.append(interpretation.read(make_scene(subject, part.batch, x, call.changed, slope)))
+            except MicrotomeError as error:
+                # What the program cannot be asked is this signal's failure, not the subject's.
+                raise Refusal(str(error)) from error
+        first, tree = pytree.tree_flatten(parts[0])
+        columns = [first, *(pytree.tree_leaves(p) for p in parts[1:])]
+        joined = [c[0] if len(c) == 1 else torch.cat(c) for c in map(list, zip(*columns, strict=True))]
+        board.put(signal, pytree.tree_unflatten(joined, tree))
+
     def _profile(self, call: _Call, signal: Signal, board: _Pending) -> None:
         from microtome.signals.operations import OperationCounter
 
@@ -710,7 +748,13 @@ class _Pending:
     def __init__(self, plan: WorldPlan, board: _Board) -> None:
         self.board = board
         self.owed: dict[Signal, None] = dict.fromkeys(plan.plain)
-        for group in (*plan.gradients.values(), *plan.curvature.values(), plan.examples, plan.across):
+        for group in (
+            *plan.gradients.values(),
+            *plan.curvature.values(),
+            plan.examples,
+            plan.across,
+            plan.interpreted,
+        ):
             self.owed.update(dict.fromkeys(group))
         if plan.profile is not None:
             self.owed[plan.profile] = None
