@@ -26,6 +26,7 @@ def papers(
     import msgspec
 
     from microtome.papers import ROOMS, State, states
+    from microtome.study import recorded
 
     known_states = get_args(State)
     for option, value, known in (("room", room, ROOMS), ("state", state, known_states)):
@@ -36,7 +37,7 @@ def papers(
                 where=f"--{option}",
                 fix=nearest(value, known) or f"one of {', '.join(known)}",
             )
-    standings = states(_leaves(), {})
+    standings = states(_leaves(), recorded())
     chosen = [
         s for s in standings if (room is None or s.paper.room == room) and (state is None or s.state == state)
     ]
