@@ -11,7 +11,9 @@ import torch
 from asking import Failed, read
 from torch import nn
 
+from microtome.errors import Refusal, UsageError
 from microtome.folds import All, Collect, Rows, Sample
+from microtome.interpret import capture, concrete
 from microtome.laws.subjects import images, tokens
 from microtome.signals import answer, class_score, gradient, inputs, outputs, rows
 from microtome.signals.expression import Constant
@@ -71,6 +73,65 @@ def test_networks_as_users_have_them(name):
     real, again, site, given = _both(subject, lambda s: s.at(Reinitialised(0)), size=None, over=over)
     torch.testing.assert_close(again, real, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(site, given)
+
+
+class Pooled(nn.Module):
+    """A graph network that takes tensors, and counts the graphs by the index of its nodes."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, edge_index, batch):
+        from torch_geometric.data import Data
+
+        return self.inner(Data(x=x, edge_index=edge_index, batch=batch))
+
+
+@dataclass(frozen=True)
+class Answers(Interpretation):
+    """The program's outputs for the examples: the picked nodes, or the graphs."""
+
+    def read(self, scene: Scene) -> Any:
+        found = scene.run().output
+        return found if scene.batch.pick is None else found[scene.batch.pick]
+
+
+@pytest.mark.parametrize("name", ["gcn", "gin", "gin_shuffled", "pooled"])
+@pytest.mark.parametrize("move", [lambda s: s, lambda s: s.at(Reinitialised(0))])
+def test_graph_networks(name, move):
+    pytest.importorskip("torch_geometric")
+    model, data = networks.gin() if name == "pooled" else getattr(networks, name)()
+    subject = Subject(Pooled(model) if name == "pooled" else model, data)
+    asked = Collect(signals=(rows, move(outputs), move(interpreted(Answers()))))
+    _, real, again = read(subject, asked)
+    torch.testing.assert_close(again, real)
+    layers = {node.layer for node in subject.graph.operations}
+    prefix = "inner." if name == "pooled" else ""
+    assert {prefix + x for x in (("conv1.lin",) if name == "gcn" else ("conv1.nn.0", "head"))} <= layers
+    assert "forward" not in vars(subject.model)
+
+
+def test_a_batch_of_another_number_of_graphs_is_not_taken_for_the_same():
+    pytest.importorskip("torch_geometric")
+    model, data = networks.gin()
+    first, *_, last = list(data)  # 5 graphs, 2 graphs
+    graph = capture(model, (first,))
+    assert torch.equal(concrete(graph, (first,)).result, model.eval()(first))
+    with pytest.raises(UsageError, match="MT306"):
+        concrete(graph, (last,))
+    other = first.clone()
+    other.batch = other.batch.clamp(max=3)
+    with pytest.raises(UsageError, match="counting 5 groups, not 4"):
+        concrete(graph, (other,))
+
+
+def test_time_first_batches_are_refused_clearly():
+    subject = Subject(*networks.gru_data_time_first())
+    with pytest.raises(Refusal, match="examples along dimension 0"):
+        _ = subject.graph
+    inside = Subject(*networks.gru_time_first())  # it only transposes inside: no matter
+    assert inside.graph.operations
 
 
 def test_the_slope_of_a_score():

@@ -121,7 +121,7 @@ class Batch:
             return None
         leaves = self.leaves()
         if len(self.site_index) == 1:
-            return _site_tensor(leaves[self.site_index[0]])
+            return site_tensor(leaves[self.site_index[0]])
         return torch.cat([leaves[i].reshape(len(self), -1) for i in self.site_index], dim=1)
 
     def with_site(self, value: Tensor) -> Batch:
@@ -137,7 +137,8 @@ class Batch:
         return self.with_leaves(leaves)
 
 
-def _site_tensor(leaf: Any) -> Tensor:
+def site_tensor(leaf: Any) -> Tensor:
+    """The real numbers of a leaf: itself, or the node features of a graph object."""
     return leaf if isinstance(leaf, Tensor) else leaf.x
 
 

@@ -14,7 +14,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
+from microtome.batches import is_graph
 from microtome.errors import SubjectError
+from microtome.interpret.arguments import adapted, apart, needs_adapting, open_sizes
 from microtome.interpret.graph import Graph, Kind, Node
 from microtome.interpret.operations import KEPT, aten, attention
 
@@ -62,17 +64,18 @@ def capture(
     """Trace ``model(*example_args, **example_kwargs)`` in eval mode into a graph.
 
     The first dimension of every tensor may change afterwards, unless the program fixes it (``graph.notes``
-    say so).
+    say so). Graph objects become dicts of their tensors, with numbers of nodes and edges that may change.
     """
     args, kwargs = tuple(example_args), dict(example_kwargs or {})
     notes: list[str] = []
+    maxima: dict[int, int] = {}
     if model.training:
         notes.append("captured in eval mode: train-mode normalisation and dropout are not part of the graph")
     with _left_as_found(model):
         program, failure = None, None
-        for attempt in _attempts(args, kwargs) if dynamic else [(args, kwargs, False)]:
+        for given, named, free in _attempts(args, kwargs) if dynamic else [(args, kwargs, False)]:
             try:
-                program = _export(model, *attempt)
+                program = _export(model, given, named, free, maxima)
                 break
             except Exception as error:
                 failure = failure or error
@@ -84,30 +87,39 @@ def capture(
             notes.append(
                 f"captured for the example's sizes only; with a dynamic batch export fails: {reason}"
             )
-    return _graph(model, program, kwargs, notes)
+    if maxima:
+        notes.append("the number of graphs (or of other groups that an index counts) is the example's")
+    return _graph(model, program, kwargs, notes, maxima)
 
 
 def _attempts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Any, Any, bool]]:
     """Arguments to try in turn: export would fix a batch of one, so that one is doubled first."""
-    tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()]
-    if tensors and all(len(t) == 1 for t in tensors):
+    leaves = pytree.tree_leaves((args, kwargs))
+    tensors = [t for t in leaves if isinstance(t, Tensor) and t.dim()]
+    if tensors and all(len(t) == 1 for t in tensors) and not any(is_graph(leaf) for leaf in leaves):
         twice = pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() else t, (args, kwargs))
         yield *twice, True
     yield args, kwargs, True
     yield args, kwargs, False
 
 
-def _export(model: nn.Module, args: Any, kwargs: Any, dynamic: bool) -> torch.export.ExportedProgram:
-    shapes = None
-    if dynamic:
-        # One object per argument: shapes are looked up by identity, and a tensor may be passed twice.
-        args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.view_as(t), (args, kwargs))
-        collection = torch.export.ShapesCollection()
-        for leaf in pytree.tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor) and leaf.dim():
-                collection[leaf] = {0: torch.export.Dim.AUTO}
-        shapes = collection.dynamic_shapes(model, args, kwargs)
-    program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+def _export(
+    model: nn.Module, args: Any, kwargs: Any, dynamic: bool, maxima: dict[int, int]
+) -> torch.export.ExportedProgram:
+    maxima.clear()
+    whole, sizes = (args, kwargs), open_sizes(args, kwargs)
+    args, kwargs = apart(args, kwargs)
+    with adapted(model, *whole, maxima) if needs_adapting(*whole) else nullcontext():
+        shapes = None
+        if dynamic:
+            # One object per argument: shapes are looked up by identity, and a tensor may be passed twice.
+            args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.view_as(t), (args, kwargs))
+            collection = torch.export.ShapesCollection()
+            for leaf, size in zip(pytree.tree_leaves((args, kwargs)), sizes, strict=True):
+                if size is not None:
+                    collection[leaf] = {size: torch.export.Dim.AUTO}
+            shapes = collection.dynamic_shapes(model, args, kwargs)
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
     table = torch.export.default_decompositions()
     for operation in KEPT:
         table.pop(operation, None)
@@ -172,7 +184,11 @@ def _frame(stack: str) -> str:
 
 
 def _graph(
-    model: nn.Module, program: torch.export.ExportedProgram, kwargs: Mapping[str, Any], notes: list[str]
+    model: nn.Module,
+    program: torch.export.ExportedProgram,
+    kwargs: Mapping[str, Any],
+    notes: list[str],
+    maxima: Mapping[int, int],
 ) -> Graph:
     """Copy the exported program into plain nodes, keeping only what leads to an output."""
     signature = program.graph_signature
@@ -224,6 +240,7 @@ def _graph(
         keywords=names,
         dynamic=dynamic,
         notes=tuple(notes),
+        maxima={inputs[i]: number for i, number in maxima.items()},
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from microtome.errors import SubjectError, UsageError, nearest
+from microtome.interpret.arguments import apart
 
 Kind = Literal["input", "parameter", "buffer", "constant", "operation"]
 
@@ -106,6 +107,8 @@ class Graph:
     keywords: tuple[str, ...] = ()
     dynamic: bool = True  # whether other batch sizes than the example's are allowed
     notes: tuple[str, ...] = ()
+    maxima: Mapping[Node, int] = field(default_factory=dict)
+    """Largest entries that integer inputs must have: they count the groups the program has sizes for."""
 
     def __repr__(self) -> str:
         count = sum(node.kind == "operation" for node in self.nodes)
@@ -143,14 +146,14 @@ class Graph:
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> dict[Node, Any]:
         """Match the arguments of a call with the graph's inputs."""
-        given = dict(kwargs or {})
+        args, given = apart(args, kwargs)
         if set(given) != set(self.keywords):
             raise UsageError(
                 "MT305",
                 f"the graph was captured with the keyword arguments {list(self.keywords)}, not {list(given)}",
                 fix="capture it again with these",
             )
-        leaves, tree = pytree.tree_flatten((tuple(args), {key: given[key] for key in self.keywords}))
+        leaves, tree = pytree.tree_flatten((args, {key: given[key] for key in self.keywords}))
         if tree != self.input_tree:
             raise UsageError(
                 "MT305",
@@ -168,6 +171,13 @@ class Graph:
         same = len(node.shape) == value.dim() and all(
             isinstance(want, str) or want == size for want, size in zip(node.shape, value.shape, strict=False)
         )
+        count = self.maxima.get(node)
+        if same and count is not None and value.device.type != "meta" and int(value.max()) != count:
+            raise UsageError(
+                "MT306",
+                f"the graph was captured for {node.name!r} counting {count + 1} groups, not {int(value.max()) + 1}",
+                fix="capture it again for this many",
+            )
         if not same:
             raise UsageError(
                 "MT306",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from microtome.batches import Batch
+from microtome.batches import Batch, site_tensor
 from microtome.errors import Refusal
 from microtome.interpret import Graph, Node, Run, forward, sources
 from microtome.signals.expression import HERE, Signal
@@ -114,7 +114,7 @@ def make_scene(
     places: dict[Node, Tensor] = {}
     if batch.site() is not None:
         leaves = pytree.tree_leaves((args, kwargs))
-        own = {id(leaves[i]) for i in batch.site_index}
+        own = {id(site_tensor(leaves[i])) for i in batch.site_index}
         places = {node: value for node, value in inputs.items() if id(value) in own}
     if not places:
         nodes = sources(graph)
