@@ -184,15 +184,18 @@ class Subject:
         """
         from microtome.interpret import capture
 
-        key = tuple(
+        key: tuple[Any, ...] = tuple(
             tuple(leaf.shape[1:]) if on and batch.divisible else tuple(leaf.shape)
             for leaf, on in zip(batch.leaves(), batch.batched, strict=True)
             if isinstance(leaf, Tensor)
         )
+        if batch.whole:  # pooling layers count the graphs of a batch, and the program is for so many
+            key = (*key, len(batch) if self.layout.per_graph else 0)
         if key not in self._graphs:
             if batch.moved:
                 self._graphs[key] = (
-                    "the program is not captured when examples run along dimension 1 of the inputs"
+                    "the program is not captured when examples run along dimension 1 of the inputs: "
+                    "give batches with examples along dimension 0"
                 )
             else:
                 # Few rows of the batch, and more than one: export would take one for a fixed size.
