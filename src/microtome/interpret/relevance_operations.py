@@ -1,4 +1,4 @@
-"""The rules of the relevance domain, operation by operation; :mod:`microtome.interpret.relevance` says what they are."""
+"""The rules of the relevance domain by operation; :mod:`microtome.interpret.relevance` says what they are."""
 
 from __future__ import annotations
 
@@ -14,19 +14,41 @@ from microtome.errors import SubjectError
 from microtome.interpret.graph import Node
 from microtome.interpret.interpreter import At, Keep, rule
 from microtome.interpret.operations import AVERAGES, SELECTIONS, STRUCTURAL, aten, overloads
-from microtome.interpret.relevance import LINEAR, Ledger, Relevance, is_linear_map, rule_for
+from microtome.interpret.relevance_domain import LINEAR, Ledger, Relevance, is_linear_map, rule_for
 from microtome.interpret.relevance_rules import STABILISER, LinearMap, ratio
 from microtome.interpret.transposes import back_through_convolution, floating, to_shape
 
 ACTIVATIONS = overloads(
     *("relu", "relu_", "gelu", "silu", "tanh", "sigmoid", "elu", "selu", "celu", "leaky_relu", "hardswish"),
-    *("hardsigmoid", "hardtanh", "relu6", "mish", "softplus", "log_sigmoid", "clamp", "clamp_min", "clamp_max"),
+    *(
+        "hardsigmoid",
+        "hardtanh",
+        "relu6",
+        "mish",
+        "softplus",
+        "log_sigmoid",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+    ),
     *("threshold", "dropout", "neg", "prelu", "square", "pow.Tensor_Scalar", "abs"),
     *("softshrink", "hardshrink", "mul.Scalar", "div.Scalar", "erf"),
 )
 """One number in, one out, of which the whole relevance is the operand's."""
 SMOOTH = overloads(
-    *("exp", "log", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "log1p", "expm1", "rsub.Scalar", "add.Scalar"),
+    *(
+        "exp",
+        "log",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "sin",
+        "cos",
+        "log1p",
+        "expm1",
+        "rsub.Scalar",
+        "add.Scalar",
+    ),
     *("sub.Scalar", "logsumexp", "var.correction", "linalg_vector_norm", "prod", "prod.dim_int"),
 )
 MERGED = frozenset(overloads("convolution", "linear", "addmm"))
@@ -85,7 +107,8 @@ def chosen(at: At, relevance: Any, *args: Any, **kwargs: Any) -> list[Any]:
 def where(at: At, relevance: Tensor, condition: Tensor, a: Tensor, b: Tensor) -> list[Any]:
     """To the side that was taken; the condition gets nothing."""
     sides = [torch.where(condition, relevance, 0.0), torch.where(condition, 0.0, relevance)]
-    return [None, *(to_shape(s, x.shape) if at.wants(i + 1) else None for i, (s, x) in enumerate(zip(sides, (a, b), strict=True)))]  # fmt: skip
+    shares = [to_shape(side, x.shape) for side, x in zip(sides, (a, b), strict=True)]
+    return [None, *(share if at.wants(i + 1) else None for i, share in enumerate(shares))]
 
 
 @meaning(*overloads("masked_fill.Scalar", "masked_fill.Tensor"), keep="shapes")
@@ -100,7 +123,7 @@ def masked(at: At, relevance: Tensor, x: Tensor, mask: Tensor, value: Any) -> li
 
 @meaning(*LINEAR_SUMS, *SMOOTH, output=True)
 def proportional(at: At, relevance: Tensor, *args: Any, **kwargs: Any) -> list[Any]:
-    """x times the slope, over the result: exact shares of a linear function, first-order ones of another."""
+    """X times the slope, over the result: exact shares of a linear function, first-order ones of another."""
     s = ratio(relevance, at.output, at.domain.composite.stabiliser)
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     back = at.transpose(s, *args, **kwargs)
@@ -138,7 +161,7 @@ _MOVED = frozenset(MOVED)
 
 
 def _kind(node: Node, tracked: Callable[[Node], bool]) -> str:
-    """"gate", "norm" or "": what a factor is, seen through moves and through arithmetic with constants."""
+    """A factor is a "gate", a "norm" or neither (""), seen through moves and arithmetic with constants."""
     shifted = False
     while node.kind == "operation":
         if node.target in _NORMS:
@@ -188,7 +211,7 @@ def divided(at: At, relevance: Tensor, a: Any, b: Any) -> list[Any]:
 
 @meaning(*overloads("softmax.int"), output=True)
 def softmax(at: At, relevance: Tensor, x: Tensor, dim: int, dtype: Any = None) -> Tensor:
-    """x (R - softmax * sum R): first order, as in AttnLRP; scores that a mask forbids get nothing."""
+    """X (R - softmax * sum R): first order, as in AttnLRP; scores that a mask forbids get nothing."""
     share = x.masked_fill(x.isinf(), 0.0) * (relevance - at.output * relevance.sum(dim, keepdim=True))
     return share
 
@@ -233,21 +256,23 @@ def _as_map(at: At, *args: Any, **kwargs: Any) -> tuple[LinearMap | None, int]:
     bias, left, right = args if name == "addmm" else (None, *args)
     scales = [float(kwargs.get(key, 1)) for key in ("alpha", "beta")]
     shift = len(at.node.operands) - 2
-    if at.tracked == {shift}:
-        x, weight, apply = left, right, torch.matmul
-    elif at.tracked == {shift + 1}:
-        x, weight, apply = right, left, lambda x, w: torch.matmul(w, x)
-    else:
+    if at.tracked not in ({shift}, {shift + 1}):
         return None, 0
+    on_left = at.tracked == {shift}
+    x, weight = (left, right) if on_left else (right, left)
+
+    def apply(x: Tensor, w: Tensor) -> Tensor:
+        return torch.matmul(x, w) if on_left else torch.matmul(w, x)
+
     if bias is not None:
         bias = bias * scales[1]
 
     def back(s: Tensor, w: Tensor) -> Tensor:
-        return torch.func.vjp(lambda v: apply(v, w), torch.zeros_like(x))[1](s)[0]
+        found: Tensor = torch.func.vjp(lambda v: apply(v, w), torch.zeros_like(x))[1](s)[0]
+        return found
 
-    return LinearMap(x=x, weight=weight * scales[0], bias=bias, y=at.output, apply=apply, back=back), (
-        shift if at.tracked == {shift} else shift + 1
-    )
+    made = LinearMap(x=x, weight=weight * scales[0], bias=bias, y=at.output, apply=apply, back=back)
+    return made, shift if on_left else shift + 1
 
 
 def _convolution(at: At, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: list[Any]) -> LinearMap:
@@ -348,7 +373,10 @@ def scaled_norm(at: At, relevance: Tensor, x: Tensor, *args: Any, **kwargs: Any)
     eps: float | None
     if name in ("layer_norm", "rms_norm"):
         size = len(args[0])
-        weight, eps = (args[1] if len(args) > 1 else None), (args[3 if name == "layer_norm" else 2 :] or (None,))[0]
+        weight, eps = (
+            (args[1] if len(args) > 1 else None),
+            (args[3 if name == "layer_norm" else 2 :] or (None,))[0],
+        )
         grouped = x.flatten(-size)
         per = weight
     else:

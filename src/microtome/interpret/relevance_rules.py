@@ -91,7 +91,7 @@ class Epsilon(Rule):
     epsilon: float = STABILISER
 
     def share(self, at: LinearMap, relevance: Tensor) -> Tensor:
-        """x * W^T (R / (y + epsilon))."""
+        """Shares x * W^T (R / (y + epsilon))."""
         return at.x * at.back(ratio(relevance, at.y, self.epsilon), at.weight)
 
 
@@ -109,7 +109,7 @@ class AlphaBeta(Rule):
     stabiliser: float = STABILISER
 
     def share(self, at: LinearMap, relevance: Tensor) -> Tensor:
-        """alpha z+ / sum z+ - beta z- / sum z-."""
+        """Shares alpha z+ / sum z+ - beta z- / sum z-."""
         above, below = at.weight.clamp(min=0), at.weight.clamp(max=0)
         total = at.signed(1) + (_clamped(at.bias, 1) if self.bias else 0.0)
         share = self.alpha * at.share(above, below, ratio(relevance, total, self.stabiliser))

@@ -14,9 +14,7 @@ from microtome.interpret.interpreter import At
 
 def floating(at: At) -> At:
     """The same place, where operands that hold no real numbers (a mask that depends on the input) want nothing."""
-    real = frozenset(
-        i for i in at.tracked if (d := at.node.operands[i].dtype) is None or d.is_floating_point
-    )
+    real = frozenset(i for i in at.tracked if (d := at.node.operands[i].dtype) is None or d.is_floating_point)
     return at if real == at.tracked else dataclasses.replace(at, tracked=real)
 
 
@@ -34,7 +32,7 @@ def back_through_convolution(s: Tensor, x: Tensor, weight: Tensor, geometry: Seq
         weight: the kernel.
         geometry: stride, padding, dilation, transposed, output padding, groups.
     """
-    found: Tensor = torch.ops.aten.convolution_backward(
-        s, x, weight, None, *geometry, [True, False, False]
-    )[0]
+    found: Tensor = torch.ops.aten.convolution_backward(s, x, weight, None, *geometry, [True, False, False])[
+        0
+    ]
     return found
