@@ -8,7 +8,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from microtome.interpret import capture
-from microtome.interpret.cost import costs, total
+from microtome.interpret.cost import costs, operation_nodes, total
+from microtome.interpret.latency import latencies
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,42 @@ def test_receptive_fields_are_those_of_the_gradient(layers: list[nn.Module]) -> 
         touched = seen.any(1 - axis).nonzero().flatten()
         start = field[axis].start + place * field[axis].stride
         assert (start, start + field[axis].size - 1) == (int(touched[0]), int(touched[-1]))
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+@pytest.mark.parametrize("name", ["lstm", "encoder"])
+def test_flops_of_what_torch_fuses(name: str) -> None:
+    """Torch counts nothing inside its fused kernels; with these switched off it counts what we count."""
+    model, args = build(name)
+    found = costs(capture(model, args), args)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH),
+            torch.backends.mkldnn.flags(enabled=False),
+        ):  # fmt: skip
+            model(*args)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    assert total(found).flops == counter.get_total_flops() > 0
+
+
+def test_energy_and_bytes_are_counted_by_hand() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU()), torch.rand(2, 3)
+    product, relu = costs(capture(model, (x,)), (x,))
+    moved = 4 * (2 * 3 + 3 * 4 + 2 * 4)
+    assert (product.flops, product.bytes, product.other) == (2 * 2 * 3 * 4, moved, 0)
+    assert product.energy == pytest.approx(24 * 4.6 + moved * 162.5)
+    assert relu.energy == pytest.approx(8 * 0.9 + 64 * 162.5)
+    half = costs(capture(model.half(), (x.half(),)), (x.half(),))[0]
+    assert half.energy == pytest.approx(24 * 1.5 + moved / 2 * 162.5)
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "gpt", "gru"])
+def test_latencies_are_of_every_operation(name: str) -> None:
+    model, args = build(name)
+    graph = capture(model, args)
+    taken = latencies(graph, graph.bind(args), repeats=2)
+    assert {cost.node for cost in costs(graph, args)} == set(operation_nodes(graph)) <= set(taken)
+    assert all(0 < seconds < 1 for seconds in taken.values())

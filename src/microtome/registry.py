@@ -15,7 +15,9 @@ from microtome.errors import UsageError, nearest
 if TYPE_CHECKING:
     from microtome.instrument import Instrument
 
-ROOMS = ("reliability", "represent", "dynamics", "explain", "security", "compress", "theory", "graphs")
+ROOMS = (
+    "reliability", "represent", "dynamics", "explain", "security", "compress", "architect", "theory", "graphs",
+)  # fmt: skip
 """Order of reading."""
 _HERE = Path(__file__).parent
 

@@ -37,6 +37,7 @@ ROOMS = {
     "explain": "Why does it answer so?",
     "security": "Who can break it?",
     "compress": "How small can it get?",
+    "architect": "What is it made of?",
     "theory": "What does theory say of it?",
     "graphs": "How does it use its graph?",
 }

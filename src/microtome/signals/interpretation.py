@@ -76,6 +76,8 @@ class Interpretation(ABC):
     """Forwards it amounts to; for the plan."""
     memory: ClassVar[float] = 4.0
     """Bytes a row takes, in multiples of its activations; slices are cut so that it fits."""
+    repeatable: ClassVar[bool] = True
+    """False only for measurements of time."""
 
     @abstractmethod
     def read(self, scene: Scene) -> Any:
