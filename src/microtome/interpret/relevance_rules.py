@@ -24,7 +24,8 @@ def ratio(relevance: Tensor, total: Tensor, stabiliser: float) -> Tensor:
     if stabiliser == 0:
         nothing = total == 0
         return torch.where(nothing, 0.0, relevance / total.masked_fill(nothing, 1.0))
-    return relevance / (total + torch.where(total < 0, -stabiliser, stabiliser))
+    little = total.new_tensor(stabiliser)  # of the same type, so that nothing is promoted
+    return relevance / (total + torch.where(total < 0, -little, little))
 
 
 @dataclass(eq=False, kw_only=True)
