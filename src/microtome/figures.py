@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from microtome.drawing import is_drawing, svg
 from microtome.finding import Figure, format_number
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
@@ -357,6 +358,11 @@ def problems(figure: Figure) -> list[str]:
     An empty list means that it can be drawn. Any Vega-Lite specification with inline data can be checked, not
     only those made here.
     """
+    if is_drawing(figure):
+        try:
+            return [] if svg(figure) else ["it draws nothing"]
+        except (KeyError, TypeError, ValueError) as error:
+            return [str(error)]
     return list(_problems(figure.spec, None, set()))
 
 

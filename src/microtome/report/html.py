@@ -21,6 +21,7 @@ from typing import Any
 import jinja2
 import msgspec
 
+from microtome.drawing import is_drawing, svg
 from microtome.errors import UsageError
 from microtome.figures import figure_rows
 from microtome.finding import Examination, Figure, Table, encode_json, format_number
@@ -200,6 +201,7 @@ def _parts(exam: Examination) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _figure(instrument: str, key: str, figure: Figure) -> dict[str, Any]:
     rows = figure_rows(figure.spec)
+    drawn = _drawn(figure)
     picture = _pictures(rows)
     grid = None if picture else _pivot(figure.spec, rows)
     columns: list[str] = []
@@ -212,12 +214,23 @@ def _figure(instrument: str, key: str, figure: Figure) -> dict[str, Any]:
         "caption": figure.caption,
         "label": f"{figure.title}. {figure.caption}".strip(),
         "pictures": picture,
+        "drawing": drawn,
         "grid": grid,
         "columns": columns,
         "rows": [[row.get(c) for c in columns] for row in rows[:FIGURE_ROWS]] if columns else [],
         "total": len(rows),
         "drawable": bool(rows),
     }
+
+
+def _drawn(figure: Figure) -> str:
+    """A drawing as SVG; what its data hold beyond shapes and words is not shown."""
+    if not is_drawing(figure):
+        return ""
+    try:
+        return svg(figure)
+    except (KeyError, TypeError, ValueError):  # a stored finding may hold anything
+        return ""
 
 
 def _pictures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

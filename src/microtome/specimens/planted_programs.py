@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from microtome.finding import Finding
 from microtome.specimen import Specimen, Truth, specimen
@@ -56,5 +56,39 @@ def counted_program() -> Specimen:
             Truth(name, "bytes", moved, 1e-9, why),
             Truth(name, "energy", 1e-6 * (48 * 4.6 + 6 * 0.9 + moved * 162.5), 1e-12, why),
             Truth(name, "kinds", 2, 0.0, "linear and relu"),
+        ),
+    )
+
+
+class _Residual(nn.Module):
+    """A branch of two maps around which the input goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, 6] -> [n, 4]."""
+        return self.head(x + self.second(torch.tanh(self.first(x))))
+
+
+@specimen
+def known_wiring() -> Specimen:
+    """One residual branch: map, tanh, map, sum, map."""
+    x = torch.linspace(-1, 1, 40 * 6).reshape(40, 6)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        subject = Subject(_Residual(), [(x, torch.arange(40) % 4)], name="known wiring")
+    name = "architect/wiring"
+    why = "written down in its forward"
+    return Specimen(
+        "known wiring",
+        subject,
+        (
+            Truth(name, "operations", 5, 0.0, why),
+            Truth(name, "depth", 5, 0.0, "the branch is the longest way"),
+            Truth(name, "merges", 1, 0.0, "the sum, once in its forward"),
+            Truth(name, "learned maps", 3, 0.0, why),
+            Truth(name, "parameters", 7 * 8 + 9 * 6 + 7 * 4, 0.0, "weights and biases"),
         ),
     )
