@@ -1,0 +1,56 @@
+"""EVA: explanations from verified perturbations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from microtome.finding import Finding
+from microtome.instrument import Asking, HasSite, Independent, Instrument
+from microtome.instruments.explain._faithfulness import explain, parts_dimension
+from microtome.signals.bounds import Method
+from microtome.signals.interpretation import interpreted
+from microtome.signals.verified_patches import VerifiedPatches
+from microtome.subject import Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class EVA(Instrument):
+    """Which parts of the input can do most against the answer, over all small changes and not a sample of them?
+
+    EVA (Fel et al. 2023): a_p = A(B) - A(B with patch p frozen) [n, patches], where B holds all |x' - x|_inf <= r
+    within the bounds and A bounds the worst max_j (logit_j - logit_c) over it, c the predicted class. The patch
+    without which the bound falls most matters most. r = ``radius`` of the input range (without known bounds: of
+    each example's own range); patches are the cells of ``grid`` x ``grid``, or runs of as many numbers or tokens.
+    A is found by ``method``: "interval" (IBP), "mixed" (CROWN-IBP) or "linear" (CROWN; exact for linear networks).
+    Judged as every map of this room: insertion and deletion against a random order and an untrained network.
+    Cost: grid^2 + 1 bounds of n examples, for the network and its untrained copy: 3 forwards each by intervals,
+    hundreds by linear bounds of deep networks.
+    Misleads: where bounds are loose the map says which patches loosen them most, a property of the weights more
+    than of this input; ``security/bound_tightness`` tells.
+    """
+
+    papers = ("eva",)
+    needs = HasSite & Independent
+    how_to_read = (
+        "The gain says how much sooner the answer comes when the parts are shown in the map's order than in a random "
+        "one. The map rests on every input of the ball, but only as tightly as the bounds: for deep networks they "
+        "are loose, and a map no better than an untrained network's shows it."
+    )
+
+    examples: tuple[int, ...] = ()
+    radius: float = 0.1
+    grid: int = 8
+    method: Method = "interval"
+    baseline: float = 0.0
+
+    def rounds(self, subject: Subject) -> int:
+        return 3
+
+    def examine(self, subject: Subject) -> Asking:
+        patches = VerifiedPatches(self.radius, self.grid, parts_dimension(subject), self.method)
+        explained = yield from explain(
+            subject, self.examples, lambda score: interpreted(patches, score),
+            baseline=self.baseline, signed=False,
+        )  # fmt: skip
+        finding: Finding = explained.finding
+        return finding
