@@ -9,7 +9,7 @@ is left out, and is what the sum then lacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -20,8 +20,8 @@ from torch.utils import _pytree as pytree
 
 from microtome.errors import SubjectError
 from microtome.interpret.gates import Gradients, added, batch_norm, convolution, linear, transposed
-from microtome.interpret.graph import Node
-from microtome.interpret.interpreter import At, Run, backward, rule
+from microtome.interpret.graph import Graph, Node
+from microtome.interpret.interpreter import At, Run, backward, concrete, requirements, rule, sources
 from microtome.interpret.interval import Interval
 from microtome.interpret.linear_bounds import batch_axes
 from microtome.interpret.linear_walk import by_example
@@ -184,6 +184,25 @@ def full_gradient(
             node: part for node, part in reversed(parts.items()) if part.shape[:1] == (count,) and only(part)
         },
     )
+
+
+def decomposed(
+    graph: Graph,
+    args: Sequence[Any],
+    slope: Tensor | Callable[[Tensor], Tensor],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+) -> tuple[FullGradient, dict[Node, Tensor]]:
+    """The parts of the score whose gradient by the outputs is ``slope``, and the places they are read at."""
+    goals = sources(graph)
+    keep, shapes = requirements(graph, BiasGradients(), [graph.output], goals)
+    with torch.no_grad():
+        run = concrete(
+            graph, args, kwargs, keep={*keep, *goals, *graph.inputs}, shapes=shapes, parameters=parameters
+        )
+        places = {node: run.values[node] for node in goals}
+        return full_gradient(run, slope(run.output) if callable(slope) else slope, places), places
 
 
 def _by_example(

@@ -11,14 +11,25 @@ Only ReLUs are changed: other activations have no gate of zeros and ones that th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from microtome.interpret.graph import Graph, Node
-from microtome.interpret.interpreter import At, Domain, Rule, rule
+from microtome.interpret.interpreter import (
+    At,
+    Domain,
+    Rule,
+    backward,
+    concrete,
+    requirements,
+    rule,
+    sources,
+)
 from microtome.interpret.operations import STRUCTURAL, aten, overloads
 from microtome.interpret.transposes import back_through_convolution, floating, to_shape
 
@@ -28,6 +39,28 @@ RECTIFIERS = overloads("relu", "relu_")
 def rectifiers(graph: Graph) -> tuple[Node, ...]:
     """The ReLUs of a program."""
     return tuple(node for node in graph.operations if node.target in RECTIFIERS)
+
+
+def pulled_back(
+    graph: Graph,
+    args: Sequence[Any],
+    slope: Tensor | Callable[[Tensor], Tensor],
+    domain: Domain,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    to: Iterable[Node] | None = None,
+) -> dict[Node, Tensor]:
+    """What arrives at the inputs (or embeddings, or nodes ``to``) by one of the domains here.
+
+    ``slope`` is the gradient of the score in question by the outputs, or how to get it of them.
+    """
+    goals = list(to) if to is not None else list(sources(graph))
+    keep, shapes = requirements(graph, domain, [graph.output], goals)
+    with torch.no_grad():
+        run = concrete(graph, args, kwargs, keep=keep, shapes=shapes, parameters=parameters)
+        seed = slope(run.output) if callable(slope) else slope
+        return backward(run, domain, {graph.output: seed}, to=goals)
 
 
 class Gradients(Domain):

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from microtome.errors import SubjectError
 from microtome.interpret.graph import Node
-from microtome.interpret.interpreter import At, Keep, rule
+from microtome.interpret.interpreter import At, Keep, missing_rule, rule
 from microtome.interpret.operations import AVERAGES, SELECTIONS, STRUCTURAL, aten, overloads
 from microtome.interpret.relevance_domain import LINEAR, Ledger, Relevance, is_linear_map, rule_for
 from microtome.interpret.relevance_rules import STABILISER, LinearMap, ratio
@@ -79,7 +78,7 @@ def meaning(
 
 def _sum(tree: Any) -> Any:
     leaves = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-    return sum((leaf.sum(dtype=torch.float64) for leaf in leaves), 0.0)
+    return sum((leaf.sum().double() for leaf in leaves), 0.0)
 
 
 # ------------------------------------------------------------------------------------------- moved, passed, chosen
@@ -344,11 +343,8 @@ def batch_norm(
     eps: float, *_: Any,
 ) -> list[Any]:  # fmt: skip
     """Part of the linear map before it; scale and shift elsewhere."""
-    if training or mean is None or var is None:
-        raise SubjectError(
-            "MT316", "relevance has no rule for batch-norm by the statistics of the batch", where=at.node.place(),
-            fix="let it keep running statistics",
-        )  # fmt: skip
+    if training or mean is None or var is None:  # by the statistics of the batch
+        raise missing_rule(at.node, at.domain)
     scale = (var + eps).rsqrt() * (1.0 if weight is None else weight)
     shift = (0.0 if bias is None else bias) - mean * scale
     producer, ledger = at.node.operands[0], at.state

@@ -20,12 +20,15 @@ STABILISER = 1e-6
 
 
 def ratio(relevance: Tensor, total: Tensor, stabiliser: float) -> Tensor:
-    """R / (z + stabiliser * sign z), where sign 0 is 1; with a stabiliser of 0, nothing where z is 0."""
+    """R / (z + stabiliser * sign z), where 0 has the sign +; with a stabiliser of 0, nothing where z is 0."""
     if stabiliser == 0:
         nothing = total == 0
         return torch.where(nothing, 0.0, relevance / total.masked_fill(nothing, 1.0))
     little = total.new_tensor(stabiliser)  # of the same type, so that nothing is promoted
-    return relevance / (total + torch.where(total < 0, -little, little))
+    denominator = torch.copysign(little, total).add_(total)
+    if denominator.shape != relevance.shape:
+        return relevance / denominator
+    return torch.div(relevance, denominator, out=denominator)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -51,9 +54,10 @@ class LinearMap:
     @cached_property
     def parts(self) -> tuple[Tensor, Tensor | None]:
         """Positive and negative part of x; None for a negative part that is nothing, as it is after a ReLU."""
+        if bool(self.x.amin() >= 0):
+            return self.x, None
         positive = self.x.clamp(min=0)
-        negative = self.x - positive
-        return positive, negative if bool(negative.any()) else None
+        return positive, self.x - positive
 
     def signed(self, which: int) -> Tensor:
         """Sum of the contributions that are positive (``which`` 1), or negative (-1), without the bias."""
@@ -132,10 +136,10 @@ class Gamma(Rule):
         above = at.weight + self.gamma * at.weight.clamp(min=0)
         below = at.weight + self.gamma * at.weight.clamp(max=0)
         total = at.y + self.gamma * (at.signed(1) + _clamped(at.bias, 1))
-        s = ratio(torch.where(at.y > 0, relevance, 0.0), total, self.stabiliser)
+        s = ratio(relevance * (at.y > 0), total, self.stabiliser)
         share = at.share(above, below, s)
-        rest = torch.where(at.y < 0, relevance, 0.0)
-        if bool(rest.any()):  # nothing, where a ReLU follows and the rule above it shares by value
+        rest = relevance * (at.y < 0)
+        if bool(rest.abs().amax() > 0):  # nothing, where a ReLU follows and the rule above it shares by value
             total = at.y + self.gamma * (at.signed(-1) + _clamped(at.bias, -1))
             share = share + at.share(below, above, ratio(rest, total, self.stabiliser))
         return share
