@@ -99,15 +99,20 @@ def wiring_figure(graph: Graph, depth: int | None = None, title: str = "Wiring",
     """The diagram as a figure of a finding, see :func:`wiring`."""
     root, wires, sketch = _draft(graph, 99 if depth is None else depth)
     arrange(root, wires, bare=True)
-    shapes: list[dict[str, Any]] = []
-    lines: list[dict[str, Any]] = []
-    words: list[dict[str, Any]] = []
-    _paint(root, 10.0, 10.0, shapes, lines, words, bare=True)
     count = len(sketch.shown)
     steps = "; ".join(
         f"{' '.join(item.lines)}{', ' + item.label if item.label else ''}" for item in root.items()
     )
     alternative = f"{count} operations from {', '.join(n.name for n in graph.inputs)} on, in order: {steps}"
+    return figure_of(root, title, alternative, caption)
+
+
+def figure_of(root: Frame, title: str, alternative: str, caption: str = "") -> Figure:
+    """A figure of boxes that :func:`microtome.interpret.layout.arrange` has placed."""
+    shapes: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
+    words: list[dict[str, Any]] = []
+    _paint(root, 10.0, 10.0, shapes, lines, words, bare=True)
     return drawing(
         title, alternative, (root.width + 20, root.height + 20), [*shapes, *lines, *words], caption
     )
@@ -423,4 +428,4 @@ def _bundle(points: Sequence[tuple[float, float]], axes: Sequence[bool]) -> list
     return found
 
 
-__all__ = ["levels", "wiring", "wiring_figure"]
+__all__ = ["figure_of", "levels", "wiring", "wiring_figure"]
