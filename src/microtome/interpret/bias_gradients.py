@@ -116,22 +116,19 @@ def _bounded(at: At, cotangent: Tensor, *args: Any, **kwargs: Any) -> Any:
     return shares
 
 
-@rule(BiasGradients, *overloads("cat", "stack", "where.self", "masked_fill.Scalar"), keep="shapes")
+@rule(BiasGradients, *overloads("cat", "stack", "where.self", "masked_fill.Scalar"))
 def _joined(at: At, cotangent: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Constants that are put beside what depends on the input (a class token) count as biases."""
+    real = floating(at)
     flat, tree = pytree.tree_flatten((args, kwargs))
-    plain = [
-        torch.zeros(leaf.shape, dtype=leaf.dtype, device=cotangent.device)
-        if isinstance(leaf, Tensor) and leaf.is_meta
-        else leaf
-        for leaf in flat
-    ]
-    again, named = pytree.tree_unflatten(plain, tree)
+    spots = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor)]
+    for position in real.tracked:
+        flat[spots[position]] = torch.zeros_like(flat[spots[position]])
+    again, named = pytree.tree_unflatten(flat, tree)
     constant = at.run(*again, **named)
     if bool(constant.any()):
         at.state[at.node] = _product(cotangent, constant)
-    real = floating(at)
-    return real.transpose(cotangent, *again, **named)
+    return real.transpose(cotangent, *args, **kwargs)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

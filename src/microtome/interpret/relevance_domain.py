@@ -70,7 +70,7 @@ def composite(
     box = Box(*bounds) if bounds is not None else None
     if name == "epsilon-gamma-box" and box is None:
         raise UsageError(
-            "MT317", "the rule z^B of 'epsilon-gamma-box' needs the bounds of the inputs", fix="give bounds"
+            "MT331", "the rule z^B of 'epsilon-gamma-box' needs the bounds of the inputs", fix="give bounds"
         )
     made: dict[str, Composite] = {
         "zero": Composite(convolution=Epsilon(0.0), dense=Epsilon(0.0), stabiliser=0.0),
@@ -93,7 +93,7 @@ def composite(
     }
     if name not in made:
         raise UsageError(
-            "MT317",
+            "MT331",
             f"there is no composite '{name}'",
             fix=nearest(name, COMPOSITES) or f"known: {', '.join(COMPOSITES)}",
         )
