@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from microtome.errors import UsageError
 from microtome.interpret import capture
 from microtome.interpret.regenerate import regenerate
-from microtome.interpret.terms import Broadcast, Copy, Einsum, Normalise, Parallel, Pointwise
+from microtome.interpret.terms import Broadcast, Copy, Einsum, Normalise, Parallel, Pointwise, Rename
 
 SIZES = {"n": 3, "i": 5, "h": 7, "o": 2, "t": 4, "s": 4, "k": 6, "v": 8}
 
@@ -26,10 +26,16 @@ def mlp():
 
 
 def attention():
-    return Copy("n t i", 3) >> Parallel(
-        Einsum("n t i -> n t k", weight="k i"),
-        Einsum("n t i -> n t k", weight="k i"),
-        Einsum("n t i -> n t v", weight="v i"),
+    return (
+        Copy("n t i", 3)
+        >> Parallel(Copy("n t i", 1), Rename("n t i", "n s i"), Rename("n t i", "n s i"))
+        >> Parallel(
+            Einsum("n t i -> n t k", weight="k i"),
+            Einsum("n s i -> n s k", weight="k i"),
+            Einsum("n s i -> n s v", weight="v i"),
+        )
+        >> head()
+        >> Einsum("n t v -> n t i", weight="i v")
     )
 
 
@@ -44,7 +50,12 @@ def test_a_term_runs_as_torch_by_hand() -> None:
     first, last = (p for p in module.parameters())
     x = torch.randn(3, 5)
     torch.testing.assert_close(module(x)[0], (x @ first.T).tanh() @ last.T)
-    q, k, v = torch.randn(3, 4, 6), torch.randn(3, 4, 6), torch.randn(3, 4, 8)
+    module = attention().module(SIZES)
+    wq, wk, wv, wo = module.parameters()
+    x = torch.randn(3, 4, 5)
+    mixed = nn.functional.scaled_dot_product_attention(x @ wq.T, x @ wk.T, x @ wv.T, scale=1.0) @ wo.T
+    torch.testing.assert_close(module(x)[0], mixed)
+    x, q, k, v = torch.randn(3, 5), torch.randn(3, 4, 6), torch.randn(3, 4, 6), torch.randn(3, 4, 8)
     torch.testing.assert_close(head().module(SIZES)(q, k, v)[0], (q @ k.mT).softmax(-1) @ v)
     torch.testing.assert_close(Broadcast("n i", "m", 3).module(SIZES)(x)[0], x[:, :, None].expand(3, 5, 3))
 
@@ -67,7 +78,7 @@ def test_a_term_is_drawn(make) -> None:
     root = ElementTree.fromstring(make().svg("a <term>"))
     words = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert words.count("output") == len(make().outputs)
-    assert words.count("einsum") == {mlp: 2, attention: 3, head: 2}[make]
+    assert words.count("einsum") == {mlp: 2, attention: 6, head: 2}[make]
 
 
 def test_wires_that_do_not_fit_are_refused() -> None:

@@ -109,6 +109,22 @@ def convolution(result: Tensor, x: Tensor, weight: Tensor, bias: Any, *options: 
     return 2 * x.shape[0] * positions * weight.numel()
 
 
+def backward_flops(graph: Graph, found: Sequence[Cost]) -> int:
+    """Products of a backward pass to all parameters that train: as many again for each factor with a gradient.
+
+    A factor is an operand of a product; the first layer's input has no gradient, so that layer costs half of others.
+    """
+    trained = [n for n in graph.nodes if n.kind == "parameter" and graph.state[n.target].requires_grad]
+    moving = graph.reached(trained, lambda node: node.target not in SHAPE_ONLY)
+    total = 0
+    for cost in found:
+        if cost.flops:
+            first = 1 if cost.node.target in _BIASED else 0
+            total += cost.flops * sum(operand in moving for operand in cost.node.args[first : first + 2])
+    return total
+
+
+_BIASED = frozenset(overloads("addmm", "baddbmm"))
 _FREE = frozenset((*STRUCTURAL, *SHAPE_ONLY))
 _VIEWS = frozenset(
     overloads(

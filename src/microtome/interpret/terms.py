@@ -4,10 +4,11 @@
         Parallel(Linear("i", "k"), Linear("i", "k"), Linear("i", "v"))
         >> Einsum("n q k, n s k, n s v -> n q s, n s v") ...
 
-Axes have names; every array is a list of axes. ``Einsum`` multiplies and sums over named axes, ``Pointwise`` acts on
-every entry alone, ``Normalise`` on all entries along one axis, ``Broadcast`` repeats along a new axis, ``Copy`` gives a
-wire to several readers; ``>>`` composes and ``Parallel`` puts side by side (Abbott 2024). Weights are arrays of named
-axes within ``Einsum``. A term knows its axes in and out, so that a mismatch is found when it is written.
+Axes have names; every array is a list of axes. ``Einsum`` multiplies and sums over named axes, with a weight (an
+array of named axes) or without; ``Pointwise`` acts on every entry alone, ``Normalise`` on all entries along one axis;
+``Broadcast`` repeats along a new axis, ``Copy`` gives a wire to several readers, ``Rename`` changes names alone.
+``>>`` composes and ``Parallel`` puts side by side (Abbott 2024). A term knows its axes in and out, so that a mismatch
+is found when it is written.
 """
 
 from __future__ import annotations
@@ -229,6 +230,26 @@ class Broadcast(_Single):
         return f"broadcast over {self.new}"
 
 
+@dataclass(frozen=True)
+class Rename(_Single):
+    """The same array with other names for its axes; no work."""
+
+    new: str = ""
+
+    @property
+    def outputs(self) -> Wires:  # type: ignore[override]
+        """With the new names."""
+        return (tuple(self.new.split()),)
+
+    def run(self, value: Tensor) -> Tensor:
+        """As it is."""
+        return value
+
+    def draw(self, frame: Frame, wires: list[tuple[Item, Item]], values: Sequence[Item]) -> list[Item]:
+        """No box."""
+        return list(values)
+
+
 class _Function(nn.Module):
     def __init__(self, term: _Single) -> None:
         super().__init__()
@@ -400,4 +421,4 @@ def _add(item: Item, frame: Frame, wires: list[tuple[Item, Item]], values: Seque
     return item
 
 
-__all__ = ["Broadcast", "Compose", "Copy", "Einsum", "Normalise", "Parallel", "Pointwise", "Term"]
+__all__ = ["Broadcast", "Compose", "Copy", "Einsum", "Normalise", "Parallel", "Pointwise", "Rename", "Term"]
