@@ -321,3 +321,10 @@ def test_row_uniform_is_uniform_and_depends_on_nothing_but_its_counters():
     correlation = np.corrcoef(u.numpy(), row_uniform(ids, 6).numpy())[0, 1]
     assert abs(correlation) < 4 / np.sqrt(len(ids))
     assert abs(np.corrcoef(u[:-1].numpy(), u[1:].numpy())[0, 1]) < 4 / np.sqrt(len(ids))
+
+
+def test_more_than_a_hundred_signals_come_back_in_their_order():
+    values = [torch.arange(3), *(torch.full((3,), float(i)) for i in range(1, 120))]
+    for fold in (Collect(signals=()), Reservoir(signals=(), count=9), TopK(signals=(), count=3)):
+        found = fold.result(fold.lift(*values))
+        assert [float(v[0]) for v in found[1:]] == [float(i) for i in range(1, 120)]

@@ -277,6 +277,11 @@ class Confusion(Fold):
         return state["counts"].cpu()
 
 
+def _in_order(state: State) -> list[str]:
+    """Keys of the signals as they were asked for: v100 comes after v99."""
+    return sorted(state, key=lambda key: (len(key), key))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Collect(Fold):
     """Every row of its signals, in the order of the ids given by the first signal.
@@ -306,7 +311,7 @@ class Collect(Fold):
     def result(self, state: State) -> tuple[Tensor, ...]:
         """(ids sorted [n], then each further signal [n, ...] in that order)."""
         order = torch.argsort(state["v00"], stable=True)
-        return tuple(state[k][order] for k in sorted(state))
+        return tuple(state[k][order] for k in _in_order(state))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,7 +342,7 @@ class TopK(Fold):
 
     def result(self, state: State) -> tuple[Tensor, ...]:
         """(ids [k], values [k], payloads ...), best first."""
-        return tuple(state[k] for k in sorted(state))
+        return tuple(state[k] for k in _in_order(state))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,7 +376,7 @@ class Reservoir(Fold):
     def result(self, state: State) -> tuple[Tensor, ...]:
         """(ids sorted [k], then each further signal)."""
         order = torch.argsort(state["v00"], stable=True)
-        return tuple(state[k][order] for k in sorted(state) if k != "key")
+        return tuple(state[k][order] for k in _in_order(state) if k != "key")
 
 
 @dataclass(frozen=True, kw_only=True)

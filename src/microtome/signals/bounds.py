@@ -38,6 +38,8 @@ Method = Literal["interval", "mixed", "linear"]
 METHODS: tuple[Method, ...] = ("interval", "mixed", "linear")
 UNBOUNDED = ("MT314", "MT317")
 """Errors of the domains that say: no finite bound on this box."""
+TOGETHER = ("MT315", "MT316")
+"""Errors that say: these examples cannot be bounded in one go."""
 
 
 def ball(scene: Scene, radius: float | Tensor) -> dict[Node, Interval]:
@@ -142,9 +144,10 @@ def lower_bounds(
             intermediate=_within(method),
         ).lower
     except SubjectError as error:
-        if error.code not in UNBOUNDED:
+        alone = len(low) == 1
+        if error.code not in UNBOUNDED and (alone or error.code not in TOGETHER):
             raise
-        if len(low) == 1:
+        if alone:
             return low
         # One example without a bound must not cost the others theirs.
         parts = [torch.tensor([i], device=low.device) for i in range(len(low))]

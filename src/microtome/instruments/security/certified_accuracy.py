@@ -103,8 +103,12 @@ class CertifiedAccuracy(Instrument):
             "clean accuracy": share_of(good),
             "strength": Quantity(value=self.at, unit="input range"),
             "mean certified radius": Quantity(
-                value=mean, unit="input range", low=ends[0], high=ends[1],
-                how="t over examples" if n > 1 else "", better="higher",
+                value=mean,
+                unit="input range",
+                low=ends[0],
+                high=ends[1],
+                how="t over examples" if n > 1 else "",
+                better="higher",
             ),
             "violations": Quantity(value=violated, unit="examples", better="lower"),
         }

@@ -75,11 +75,13 @@ class SafetyVerification(Instrument):
         found = yield Collect(
             signals=(rows, *(derive(_key, search, key=key) for key in KEYS), inputs), over=over
         )
-        ids, safe, once, boxes, points, witness, given = (t.numpy() for t in found)
+        ids, safe, once, boxes, points, witness, given = (
+            (t.double() if t.is_floating_point() else t).numpy() for t in found
+        )
         free = min(self.free, int(np.prod(given.shape[1:])))
         size = self.levels**free
         looked = (boxes + points) / size
-        moved = np.abs(witness.astype(np.float64) - given).reshape(len(ids), -1)
+        moved = np.abs(witness - given).reshape(len(ids), -1)
         quantities = {
             "safe": share_of(safe),
             "safe by the first bound": share_of(once),
