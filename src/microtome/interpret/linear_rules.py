@@ -7,6 +7,7 @@ planes read the operands' ranges (``keep="operands"``); linear ones read shapes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from microtome.interpret.interval import Interval
 from microtome.interpret.interval_norms import batch_norm_map
 from microtome.interpret.linear_walk import (
     EXACT,
+    Early,
     LinearBounds,
     fitted_lines,
     fold_to,
@@ -52,7 +54,14 @@ from microtome.interpret.operations import AVERAGES, STRUCTURAL, aten, overloads
 )
 def reshape(at: At, a: Tensor, x: Tensor, *_: Any, **__: Any) -> Tensor:
     """Entries stay, their order stays."""
-    return a.reshape(len(a), *x.shape)
+    return a.reshape(_shape_of(at, a, x))
+
+
+def _shape_of(at: At, a: Tensor, x: Tensor) -> tuple[int, ...]:
+    """Shape of rows of the operand; rows that examples share have 1 in the place of the batch."""
+    if at.state.sharing and at.state.axes is not None:
+        return (len(a), a.shape[1], *x.shape[1:])
+    return (len(a), *x.shape)
 
 
 @rule(LinearBounds, aten.permute.default, keep="shapes")
@@ -60,6 +69,57 @@ def permute(at: At, a: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
     """The inverse permutation."""
     inverse = sorted(range(len(dims)), key=lambda i: dims[i] % len(dims))
     return a.permute(0, *(i + 1 for i in inverse))
+
+
+@rule(LinearBounds, aten.transpose.int, keep="shapes")
+def transpose(at: At, a: Tensor, x: Tensor, first: int, second: int) -> Tensor:
+    """Its own inverse."""
+    rank = x.dim()
+    return a.transpose(first % rank + 1, second % rank + 1)
+
+
+@rule(LinearBounds, aten.mean.dim, keep="shapes")
+def mean(at: At, a: Tensor, x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, **_: Any) -> Tensor:
+    """Each entry gets its share."""
+    rank = x.dim()
+    axes = sorted(dim % rank for dim in (dims or range(rank)))
+    if not keepdim:
+        for axis in axes:
+            a = a.unsqueeze(axis + 1)
+    return (a / math.prod(x.shape[axis] for axis in axes)).expand(_shape_of(at, a, x))
+
+
+@rule(LinearBounds, aten.avg_pool2d.default, keep="shapes")
+def avg_pool2d(
+    at: At,
+    a: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    ceil: bool = False,
+    count_padding: bool = True,
+    divisor: int | None = None,
+) -> Tensor:
+    """The transposed pool, all rows at once."""
+    rows, like = _images(a, x)
+    share = aten.avg_pool2d_backward.default(
+        rows, like, kernel, stride, padding, ceil, count_padding, divisor
+    )
+    return share.reshape(*a.shape[:-3], *x.shape[-3:])
+
+
+@rule(LinearBounds, *overloads("adaptive_avg_pool2d", "_adaptive_avg_pool2d"), keep="shapes")
+def adaptive_avg_pool2d(at: At, a: Tensor, x: Tensor, size: Sequence[int]) -> Tensor:
+    """The transposed pool, all rows at once."""
+    share = aten._adaptive_avg_pool2d_backward.default(*_images(a, x))
+    return share.reshape(*a.shape[:-3], *x.shape[-3:])
+
+
+def _images(a: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows as a batch of images, and a tensor without memory that has the shape of their operand's."""
+    rows = a.flatten(0, -4).contiguous()
+    return rows, torch.empty((), dtype=a.dtype, device=a.device).expand(len(rows), *x.shape[-3:])
 
 
 _DONE = frozenset(
@@ -78,6 +138,11 @@ _DONE = frozenset(
         "lift_fresh_copy",
         "dropout",
         "permute",
+        "transpose.int",
+        "mean.dim",
+        "avg_pool2d",
+        "adaptive_avg_pool2d",
+        "_adaptive_avg_pool2d",
     )
 )
 
@@ -180,7 +245,7 @@ def convolution(at: At, a: Tensor, x: Tensor, weight: Tensor, bias: Tensor | Non
         groups,
         [True, False, False],
     )[0]
-    return share.reshape(len(a), *x.shape)
+    return share.reshape(*a.shape[:2], *x.shape[1:])
 
 
 @rule(LinearBounds, aten.batch_norm.default, keep="shapes")
@@ -207,10 +272,10 @@ def batch_norm(
 
 
 @rule(LinearBounds, *CURVES)
-def curve(at: At, a: Tensor, x: Interval, *args: Any, **kwargs: Any) -> Tensor:
+def curve(at: At, a: Tensor | Early, x: Interval, *args: Any, **kwargs: Any) -> Tensor:
     """A line below where the coefficient is positive, above where it is negative."""
     shape = CURVES[at.node.target](*args, **kwargs)
-    return through_lines(at, at.node, a, *lines_of(at, shape, x, len(a)))
+    return through_lines(at, at.node, a, *lines_of(at, shape, x, 0 if isinstance(a, Early) else len(a)))
 
 
 # --- products

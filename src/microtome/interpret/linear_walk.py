@@ -16,7 +16,8 @@ from microtome.interpret.interpreter import At, Domain
 from microtome.interpret.interval import Interval, Intervals
 from microtome.interpret.operations import aten, overloads
 
-Lines = tuple[Tensor, Tensor, Tensor, Tensor]  # slope and offset below, slope and offset above
+# Slope and offset below, slope and offset above; no offset below where it is zero everywhere.
+Lines = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 MONOTONE_KINKED = frozenset(overloads("relu", "leaky_relu"))
 EXACT = Intervals(rounding="typical")
@@ -64,36 +65,63 @@ def rows_unknown(node: Node) -> SubjectError:
     )
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Early:
+    """Rows that met no relaxation yet: the same for every example, and their negation bounds from above.
+
+    ``a`` [n, 1, *shape of one example], or [n, *shape] where examples cannot be told apart. So the linear
+    operations behind a relaxed operand are transposed once for a batch, not once for each example and side.
+    """
+
+    a: Tensor
+
+
 @dataclass(eq=False)
 class Walk:
-    """Constants gathered on the way [s, b], their magnitudes, lines by node, slopes to optimise."""
+    """Constants gathered on the way [s, b], their magnitudes, lines by node, slopes to optimise.
+
+    ``pick`` [count, b] says which ``Early`` row each example wants (all, without it); with ``both``, rows for
+    upper bounds follow those for lower ones.
+    """
 
     axes: Mapping[Node, Layout | None] | None
     examples: int
     lines: dict[Node, Lines]
     slopes: dict[tuple[Node, str], Tensor] | None = None
+    pick: Tensor | None = None
+    both: bool = False
     constant: Any = 0.0
     size: Any = 0.0
+    early: Any = 0.0
+    early_size: Any = 0.0
+    sharing: bool = False
+    """While a rule runs on ``Early`` rows: constants go to ``early``, one number for each row."""
 
     def restart(self) -> None:
         """Walk again with the same slopes."""
-        self.constant, self.size = 0.0, 0.0
+        self.constant, self.size, self.early, self.early_size = 0.0, 0.0, 0.0, 0.0
 
     def add(self, node: Node, terms: Tensor, size: Tensor | None = None) -> None:
         """Add terms [s, *shape of node's value] to the constants of their examples."""
         total = self.per_example(node, terms)
-        self.constant = self.constant + total
-        magnitude = total if size is None else self.per_example(node, size)
-        self.size = self.size + magnitude.detach().abs()
+        self._gather(total, total if size is None else self.per_example(node, size))
+
+    def _gather(self, total: Tensor, size: Tensor) -> None:
+        size = size.detach().abs()
+        if self.sharing:
+            self.early, self.early_size = self.early + total, self.early_size + size
+        else:
+            self.constant, self.size = self.constant + total, self.size + size
 
     def inner(self, node: Node, a: Tensor, constant: Tensor) -> None:
         """Add the sums of a [s, *shape] times a constant of that shape, or one for each row."""
-        if self.axes is None or self.axes.get(node) != Layout(0) or constant.dim() != a.dim() - 1:
-            return self.add(node, a * constant)
-        total = torch.einsum("sbn,bn->sb", a.flatten(2), constant.expand(a.shape[1:]).flatten(1))
-        self.constant = self.constant + total
-        self.size = self.size + total.detach().abs()
-        return None
+        self.add(node, a * constant)
+
+    def put_in(self, node: Node, a: Tensor, center: Tensor, reach: Tensor) -> None:
+        """Put the box in at its place: ``reach`` is its radius and its magnitude."""
+        size = a.abs()
+        radius, magnitude = (self.per_example(node, size * each) for each in reach)
+        self._gather(self.per_example(node, a * center) - radius, magnitude)
 
     def per_example(self, node: Node, terms: Tensor) -> Tensor:
         """Sum [s, *shape] to [s, b]."""
@@ -102,7 +130,44 @@ class Walk:
         layout = self.axes.get(node)
         if layout is None:
             raise rows_unknown(node)
+        if layout == _FIRST and (self.sharing or terms.shape[1] == self.examples):
+            return terms.flatten(2).sum(2) if terms.dim() > 2 else terms
         return by_example(terms, layout, self.examples).sum(2)
+
+    def counts_first(self, node: Node, value: Any) -> bool:
+        """Whether the first axis of the value is that of the examples and nothing else (or there is no such axis)."""
+        if self.axes is None:
+            return True
+        return self.axes.get(node) == _FIRST and tuple(value.shape[:1]) == (self.examples,)
+
+    def chosen(self, rows: Early) -> Tensor:
+        """The rows each example wants [count, b, *shape of one example], lower bounds only."""
+        a = rows.a
+        if self.axes is None:
+            return a if self.pick is None else a.index_select(0, self.pick[:, 0])
+        if self.pick is None:
+            return a.expand(-1, self.examples, *a.shape[2:]) if a.shape[1] == 1 else a
+        count, examples = self.pick.shape
+        return a.flatten(0, 1).index_select(0, self.pick.flatten()).reshape(count, examples, *a.shape[2:])
+
+    def unfolded(self, rows: Early | Tensor) -> Tensor:
+        """Rows of every example and side of their own [s, *shape of the value]."""
+        if isinstance(rows, Tensor):
+            return rows
+        a = self.chosen(rows)
+        return torch.cat([a, -a]) if self.both else a
+
+    def settled(self) -> tuple[Any, Any]:
+        """Constants [s, b] and their magnitudes, those of early rows included."""
+        if isinstance(self.early, float):
+            return self.constant, self.size
+        ends = []
+        for value, sign in ((self.early, -1.0), (self.early_size, 1.0)):
+            own = value.expand(-1, self.examples) if self.pick is None else value
+            if self.pick is not None:
+                own = own[:, 0][self.pick] if own.shape[1] == 1 else own.gather(0, self.pick)
+            ends.append(torch.cat([own, sign * own]) if self.both else own)
+        return self.constant + ends[0], self.size + ends[1]
 
     def slope(
         self, node: Node, which: str, start: Tensor, rows: int, low: Any = None, high: Any = None
@@ -120,6 +185,9 @@ class Walk:
         return slope
 
 
+_FIRST = Layout(0)
+
+
 def fold_to(share: Tensor, like: Any) -> Tensor:
     """Sum [s, *broadcast shape] to [s, *shape of like]."""
     shape = tuple(like.shape)
@@ -131,14 +199,39 @@ def fold_to(share: Tensor, like: Any) -> Tensor:
 
 
 def through_lines(
-    at: At, node: Node, a: Tensor, below: Tensor, low: Tensor, above: Tensor, high: Tensor
+    at: At, node: Node, a: Tensor | Early, below: Tensor, low: Tensor | None, above: Tensor, high: Tensor
 ) -> Tensor:
-    """Replace f(x) by below x + low or above x + high."""
-    negative = a.clamp(max=0)
-    at.state.inner(node, negative, high)
-    if bool(low.detach().any()):  # never for ReLU
-        at.state.inner(node, a - negative, low)
-    return a * torch.where(a > 0, below, above)  # chosen, never summed: slopes may differ by orders of size
+    """Replace f(x) by below x + low or above x + high.
+
+    Each coefficient is multiplied by the one slope that its sign chooses (the other factor is an exact zero), so
+    that slopes which differ by orders of size do not cancel.
+    """
+    walk: Walk = at.state
+    rows = walk.chosen(a) if isinstance(a, Early) else a
+    positive, negative = rows.clamp(min=0), rows.clamp(max=0)
+    if isinstance(a, Tensor) or not walk.both:
+        walk.inner(node, negative, high)
+        if low is not None:
+            walk.inner(node, positive, low)
+        return _chosen_slopes(positive, below, negative, above)
+    # The negated rows: what was positive is negative now.
+    shape = (2 * len(rows), *rows.shape[1:])
+    found = torch.empty(shape, dtype=rows.dtype, device=rows.device)
+    first, second = found.split(len(rows))
+    torch.mul(positive, below, out=first).addcmul_(negative, above)
+    torch.mul(positive, above, out=second).addcmul_(negative, below).neg_()
+    terms = [negative * high, positive * -high]
+    if low is not None:
+        terms = [terms[0] + positive * low, terms[1] - negative * low]
+    totals = torch.cat([walk.per_example(node, term) for term in terms])
+    walk._gather(totals, totals)
+    return found
+
+
+def _chosen_slopes(positive: Tensor, below: Tensor, negative: Tensor, above: Tensor) -> Tensor:
+    if torch.is_grad_enabled():
+        return positive * below + negative * above
+    return (positive * below).addcmul_(negative, above)
 
 
 def lines_of(at: At, shape: Curve, x: Interval, rows: int) -> Lines:
@@ -164,7 +257,7 @@ def _slack(shape: Curve, x: Interval, offset: Tensor, sign: int) -> tuple[Tensor
     return (offset + sign * (shape.ulps + 4) * torch.finfo(x.dtype).eps * scale,)
 
 
-def fitted_lines(at: At, shape: Curve, x: Interval) -> Lines:
+def fitted_lines(at: At, shape: Curve, x: Interval) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lines of least area; exact offsets, widened by the curve's rounding."""
     outside = (x.lower <= 0) & (x.upper >= 0) if shape.pole else x.lower < shape.domain[0]
     if bool(outside.any()) or not bool(torch.isfinite(x.lower).all() and torch.isfinite(x.upper).all()):
@@ -192,7 +285,7 @@ def _relu_lines(at: At, x: Interval, rows: int) -> Lines:
             open_, -lower * chord * (1 + 4 * torch.finfo(x.dtype).eps), torch.zeros_like(lower)
         )
         below = torch.where(open_, (upper > -lower).to(x.dtype), on)
-        walk.lines[at.node] = (below, torch.zeros_like(lower), chord, high)
+        walk.lines[at.node] = (below, None, chord, high)
     below, low, above, high = walk.lines[at.node]
     if walk.slopes is None:
         return below, low, above, high
