@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from microtome.interpret import capture
-from microtome.interpret.cost import costs, operation_nodes, total
+from microtome.interpret.cost import backward_flops, costs, operation_nodes, total
 from microtome.interpret.latency import latencies
 
 
@@ -22,6 +22,17 @@ def test_flops_are_torchs(name: str) -> None:
         model(*args)
     assert total(found).flops == counter.get_total_flops()
     assert total(found).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["mlp", "smooth", "digits_cnn", "block", "vit", "gpt", "gru"])
+def test_flops_of_the_backward_pass_are_torchs(name: str) -> None:
+    model, args = build(name)
+    graph = capture(model, args)
+    with sdpa_kernel(SDPBackend.MATH):
+        result = model(*args)
+        with FlopCounterMode(display=False) as counter:
+            result.sum().backward()
+    assert backward_flops(graph, costs(graph, args)) == counter.get_total_flops() > 0
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,9 @@ def test_the_program_in_every_world(make, move):
     torch.testing.assert_close(site, given)
 
 
-@pytest.mark.parametrize("name", ["hf_bert", "hf_gpt2", "resnet", "shared_weights", "two_inputs", "lstm"])
+@pytest.mark.parametrize(
+    "name", ["hf_bert", "hf_gpt2", "resnet", "shared_weights", "two_inputs", "lstm", "nano_gpt", "exported"]
+)
 def test_networks_as_users_have_them(name):
     model, data = getattr(networks, name)()
     subject = Subject(model, data)

@@ -26,7 +26,7 @@ class Branches(nn.Module):
 
 def test_agrees_with_fx():
     model = Branches().eval()
-    finding = read(Wiring(opened=1), model, [(torch.rand(12, 1, 8, 8), torch.arange(12) % 3)])
+    finding = read(Wiring(drawings=2), model, [(torch.rand(12, 1, 8, 8), torch.arange(12) % 3)])
     nodes = list(fx.symbolic_trace(model).graph.nodes)
     inner = [n for n in nodes if n.op not in ("placeholder", "output")]
     depth = {}

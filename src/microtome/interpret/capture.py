@@ -14,7 +14,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from microtome.batches import is_graph
 from microtome.errors import SubjectError
 from microtome.interpret.arguments import adapted, apart, needs_adapting, open_sizes
 from microtome.interpret.graph import Graph, Kind, Node
-from microtome.interpret.operations import KEPT, aten, attention
+from microtome.interpret.operations import KEPT, aten, attention, attention_heads_last
 
 # Operations that return auxiliary results nobody reads in eval mode, and the same with a single result.
 _SINGLE: dict[Any, tuple[Any, Any]] = {
@@ -124,6 +124,12 @@ def _export(
     for operation in KEPT:
         table.pop(operation, None)
     table[aten.scaled_dot_product_attention.default] = attention
+    try:
+        return program.run_decompositions(dict(table))
+    except (RuntimeError, ValueError) as error:
+        if "view" not in str(error):
+            raise
+    table[aten.scaled_dot_product_attention.default] = attention_heads_last
     return program.run_decompositions(table)
 
 
@@ -138,7 +144,8 @@ def _left_as_found(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.no_grad())
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        model.eval()
+        with suppress(NotImplementedError):  # an exported program stays in the mode it was exported in
+            model.eval()
         if cached is True:  # key-value caches are outputs that export cannot describe
             config.use_cache = False  # type: ignore[union-attr]
         try:

@@ -135,6 +135,15 @@ SHAPE_ONLY = overloads(
 )
 
 
+def attention_heads_last(*args: Any, **kwargs: Any) -> Tensor:
+    """As :func:`attention`, laid out in memory as fused kernels lay it out: heads beside features.
+
+    A program in which ``contiguous()`` was no work, because a fused kernel had run, needs it so.
+    """
+    result = attention(*args, **kwargs)
+    return result.transpose(-3, -2).contiguous().transpose(-3, -2) if result.dim() > 3 else result
+
+
 def attention(
     query: Tensor,
     key: Tensor,

@@ -29,21 +29,20 @@ class Wiring(Instrument):
         "network does only in training is not in it."
     )
 
-    opened: int = 2
-    """Levels of modules that the first drawing opens; a second one opens all."""
+    drawings: int = 4
+    """At most so many are drawn: the outermost modules alone, then one more level opened each, at last all."""
 
     def examine(self, subject: Subject) -> Asking:
         yield ()  # planning captures nothing
         graph = subject.graph
         shape = program_shape(graph)
-        deepest = levels(graph)
-        figures = {
-            "blocks": wiring_figure(
-                graph, self.opened, f"{subject.name}: {self.opened} levels of modules opened"
+        figures = {}
+        for depth in range(min(levels(graph), self.drawings - 1)):
+            said = f"{depth} levels of modules opened" if depth != 1 else "one level of modules opened"
+            figures[f"level {depth}"] = wiring_figure(
+                graph, depth, f"{subject.name}: {said if depth else 'modules'}"
             )
-        }
-        if deepest > self.opened:
-            figures["operations"] = wiring_figure(graph, None, f"{subject.name}: every operation")
+        figures["operations"] = wiring_figure(graph, None, f"{subject.name}: every operation")
         rows = tuple((name, count) for name, count in shape.kinds.items())
         return Finding(
             headline="operations",
