@@ -228,7 +228,7 @@ def linear(at: At, a: Tensor, x: Any, weight: Any, bias: Any = None) -> Any:
 def convolution(at: At, a: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
     """The transposed convolution, all rows at once."""
     if bias is not None:
-        at.state.inner(at.node, a, bias.reshape(1, -1, *[1] * (a.dim() - 3)))
+        at.state.per_channel(at.node, a, bias)
     rows = a.flatten(0, 1)
     like = torch.empty((), dtype=a.dtype, device=a.device).expand(len(rows), *x.shape[1:])
     stride, padding, dilation, transposed, out_padding, groups = options
@@ -264,7 +264,7 @@ def batch_norm(
 ) -> Tensor:
     """A factor and a constant per channel."""
     factor, constant = batch_norm_map(x, weight, bias, mean, var, eps)
-    at.state.inner(at.node, a, constant)
+    at.state.per_channel(at.node, a, constant.flatten())
     return a * factor
 
 

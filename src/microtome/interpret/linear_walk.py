@@ -117,6 +117,18 @@ class Walk:
         """Add the sums of a [s, *shape] times a constant of that shape, or one for each row."""
         self.add(node, a * constant)
 
+    def per_channel(self, node: Node, a: Tensor, constant: Tensor) -> None:
+        """``inner`` for one number per channel, [c]: a sum over positions comes first."""
+        if self.counts_first(node, a[0]) or self.sharing:
+            self._totals((a.flatten(3).sum(3) if a.dim() > 3 else a) @ constant)
+        else:
+            self.inner(node, a, constant.reshape(-1, *[1] * (a.dim() - 3)))
+
+    def _totals(self, total: Tensor) -> None:
+        if self.axes is None:
+            total = total.sum(1, keepdim=True)
+        self._gather(total, total)
+
     def put_in(self, node: Node, a: Tensor, center: Tensor, reach: Tensor) -> None:
         """Put the box in at its place: ``reach`` is its radius and its magnitude."""
         size = a.abs()
