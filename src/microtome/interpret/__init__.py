@@ -19,7 +19,9 @@ A model is captured once and then read in several ways. The pieces, from the bot
 
 Domains here: ``interval`` (ranges; rules also in ``interval_norms``), ``linear_bounds`` (linear functions
 below and above; rules in ``linear_rules`` and ``linear_norms``), ``cost`` (operations, bytes, receptive
-fields). ``curves`` knows what bounds need of functions of one number. ``docs/add-a-domain.md`` shows how to
+fields). ``wiring`` draws a program, ``regenerate`` makes it a module again, ``latency`` times its operations,
+``terms`` is a small language of circuits, ``convolution_arithmetic`` the sizes and matrices of windows.
+``curves`` knows what bounds need of functions of one number. ``docs/add-a-domain.md`` shows how to
 add one.
 """
 

@@ -107,6 +107,31 @@ def wiring_figure(graph: Graph, depth: int | None = None, title: str = "Wiring",
     return figure_of(root, title, alternative, caption)
 
 
+def wiring_levels(graph: Graph, most: int, title: str) -> dict[str, Figure]:
+    """Diagrams from the outermost modules to every operation, at most so many.
+
+    A level that shows fewer than five boxes, or nothing that the one before did not, is left out.
+    """
+    found: dict[str, Figure] = {}
+    before = 4
+    for depth in range(levels(graph)):
+        said = (
+            ("modules", "modules, one level opened")[depth]
+            if depth < 2
+            else f"modules, {depth} levels opened"
+        )
+        figure = wiring_figure(graph, depth, f"{title}: {said}")
+        boxes = sum("box" in shape for shape in figure.spec["drawing"]["shapes"])
+        if boxes > before and len(found) < most - 1:
+            found[f"level {depth}"] = figure
+            before = boxes
+    whole = wiring_figure(graph, None, f"{title}: every operation")
+    last = next(reversed(found), "")
+    if last and found[last].spec == whole.spec:
+        del found[last]
+    return found | {"operations": whole}
+
+
 def figure_of(root: Frame, title: str, alternative: str, caption: str = "") -> Figure:
     """A figure of boxes that :func:`microtome.interpret.layout.arrange` has placed."""
     shapes: list[dict[str, Any]] = []
@@ -138,7 +163,7 @@ def _draft(graph: Graph, depth: int) -> tuple[Frame, list[tuple[Item, Item]], _S
     used = {source for node in shown for source in sketch.sources(node)}
     for node in graph.inputs:
         if node in used:
-            sketch.owner[node] = _box("input", (node.name,), f"input {node.name}", node, sketch)
+            sketch.owner[node] = _box("input", (node.name,), f"input {node.name}", node, sketch, True)
             root.parts.append(sketch.owner[node])
     root.parts += _build(shown, 0, sketch)
     wires: dict[tuple[Item, Item], None] = {}
@@ -428,4 +453,4 @@ def _bundle(points: Sequence[tuple[float, float]], axes: Sequence[bool]) -> list
     return found
 
 
-__all__ = ["figure_of", "levels", "wiring", "wiring_figure"]
+__all__ = ["figure_of", "levels", "wiring", "wiring_figure", "wiring_levels"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from microtome.finding import Finding, Quantity, Table
 from microtome.instrument import Asking, Instrument
 from microtome.interpret.shape import program_shape
-from microtome.interpret.wiring import levels, wiring_figure
+from microtome.interpret.wiring import wiring_levels
 from microtome.subject import Subject
 
 
@@ -36,13 +36,6 @@ class Wiring(Instrument):
         yield ()  # planning captures nothing
         graph = subject.graph
         shape = program_shape(graph)
-        figures = {}
-        for depth in range(min(levels(graph), self.drawings - 1)):
-            said = f"{depth} levels of modules opened" if depth != 1 else "one level of modules opened"
-            figures[f"level {depth}"] = wiring_figure(
-                graph, depth, f"{subject.name}: {said if depth else 'modules'}"
-            )
-        figures["operations"] = wiring_figure(graph, None, f"{subject.name}: every operation")
         rows = tuple((name, count) for name, count in shape.kinds.items())
         return Finding(
             headline="operations",
@@ -56,6 +49,6 @@ class Wiring(Instrument):
                 "parameters": Quantity(value=shape.parameters),
             },
             tables={"kinds": Table(columns=("operation", "times"), rows=rows, caption="Kinds of operation")},
-            figures=figures,
+            figures=wiring_levels(graph, self.drawings, subject.name),
             caveats=graph.notes,
         )
