@@ -20,7 +20,7 @@ from microtome.interpret.layout import Frame, Item, arrange
 from microtome.interpret.operations import AVERAGES, SHAPE_ONLY, STRUCTURAL, aten, overloads
 from microtome.interpret.shape import tensor_nodes
 
-_JOINS = {"add": "+", "sub": "-", "mul": "x", "div": "/"}
+_JOINS = {"add": "+", "sub": "-", "mul": "×", "div": "/"}
 _KINDS = {
     "linear": ("linear", "addmm", "mm"), "convolution": ("convolution",), "product": ("matmul", "bmm", "baddbmm"),
     "norm": ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"),
@@ -321,11 +321,11 @@ def _detail(node: Node, short: str) -> str:
     if node.target == aten.convolution.default:
         weight = node.operands[1].shape or ()
         stride, _, dilation, transposed = node.args[3:7]
-        words = ["transposed conv" if transposed else "conv", "×".join(str(k) for k in weight[2:])]
+        words = [f"{'transposed conv' if transposed else 'conv'} {'×'.join(str(k) for k in weight[2:])}"]
         words += [f"stride {stride[0]}"] if max(stride) > 1 else []
         words += [f"dilation {dilation[0]}"] if max(dilation) > 1 else []
         words += [f"{node.args[8]} groups"] if node.args[8] > 1 else []
-        return " ".join(words)
+        return ", ".join(words)
     return {"convolution": "conv", "native_dropout": "dropout", "_to_copy": "cast"}.get(short, short)
 
 
