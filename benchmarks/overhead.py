@@ -3,8 +3,9 @@
 The engine writes down every call of the model it makes: kind of work and rows. The same work is then timed
 bare: the plain PyTorch way of that kind (a forward without graph, a forward with the gradient of the loss by
 inputs or parameters, Hessian-vector products by double backward, per-example gradients by vmap), no hooks, no
-folds, at the fastest of several batch sizes. The ratio is examination / sum of bare work. Everything else the
-examination does counts as overhead: statistics, spectra, figures, changed parameters, small slices.
+folds, on as many rows as that signal has, cut in whatever way is fastest (a signal on 64 rows cannot be computed
+in a batch of 512). The ratio is examination / sum of bare work. Everything else the examination does counts as
+overhead: the probe, statistics, spectra, figures, changed parameters.
 """
 
 from __future__ import annotations
@@ -85,20 +86,37 @@ def median_time(work: Callable[[], None], repeats: int) -> float:
 def floor(name: str, trace: list[tuple[str, int, int]], repeats: int) -> tuple[float, dict[str, float]]:
     """Seconds the traced work takes bare, in all and by kind."""
     model, _ = build(name, 1)
-    sizes = (64, 256, 512) if name == "cnn" else (32, 64)
+    sizes = (1, 8, 32, 64, 128, 256, 512) if name == "cnn" else (1, 8, 32, 64)
     shape = (1, 8, 8) if name == "cnn" else (3, 64, 64)
-    rows: Counter[tuple[str, int]] = Counter()
-    for kind, n, vectors in trace:
-        rows[kind, vectors if kind == "curvature" else 0] += n
+    calls = Counter((kind, vectors if kind == "curvature" else 0, rows) for kind, rows, vectors in trace)
     seconds: dict[str, float] = {}
-    for (kind, vectors), total in rows.items():
-        per_row = []
+    for kind, vectors in dict.fromkeys((kind, vectors) for kind, vectors, _ in calls):
+        needed = max(rows for other, v, rows in calls if (other, v) == (kind, vectors))
+        known = {0: 0.0}
         for size in sizes:
             x, y = torch.rand(size, *shape), torch.randint(0, 10, (size,))
             work = bare(model, x, y)[kind]
-            per_row.append(median_time(lambda work=work, vectors=vectors: work(vectors), repeats) / size)  # type: ignore[misc]
-        seconds[kind] = seconds.get(kind, 0.0) + min(per_row) * total
+            known[size] = median_time(lambda work=work, vectors=vectors: work(vectors), repeats)  # type: ignore[misc]
+            if size >= needed:
+                break
+        for (other, v, rows), count in calls.items():
+            if (other, v) == (kind, vectors):
+                seconds[kind] = seconds.get(kind, 0.0) + count * cheapest(known, rows)
     return sum(seconds.values()), seconds
+
+
+def cheapest(known: dict[int, float], rows: int) -> float:
+    """Seconds for this many rows, cut into equal batches of the best size; between sizes linear."""
+
+    def once(n: int) -> float:
+        if n in known:
+            return known[n]
+        below, above = max(s for s in known if s < n), min((s for s in known if s > n), default=0)
+        if not above:
+            return n / below * known[below]
+        return known[below] + (n - below) / (above - below) * (known[above] - known[below])
+
+    return min((rows // s) * once(s) + once(rows % s) for s in {*known, rows} if 0 < s <= rows)
 
 
 def examination(

@@ -162,6 +162,16 @@ class Subject:
         """Buffers by name."""
         return {n: b.detach() for n, b in self.model.named_buffers()}
 
+    @cached_property
+    def shares_parameters(self) -> bool:
+        """Whether a tensor goes by several names (tied weights)."""
+        names = [id(t) for t in self.model.parameters()] + [id(t) for t in self.model.buffers()]
+        every = [
+            *self.model.named_parameters(remove_duplicate=False),
+            *self.model.named_buffers(remove_duplicate=False),
+        ]
+        return len(every) > len(names)
+
     @property
     def parameter_count(self) -> int:
         """Numbers in all parameters."""

@@ -85,7 +85,7 @@ def _kept(targets: Tensor | None, task: Task) -> Tensor | None:
     if targets is None or not task.categorical:
         return None
     aligned = task.aligned_targets(targets)
-    if torch._C._functorch.is_batchedtensor(aligned):
+    if torch._C._functorch.is_functorch_wrapped_tensor(aligned):
         return None  # inside vmap nothing may depend on values; the loss gives ignored positions 0 anyway
     ignored = aligned == IGNORE
     return None if not bool(ignored.any()) else (~ignored).nonzero()[:, 0]

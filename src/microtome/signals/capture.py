@@ -318,7 +318,8 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     """Everything a measurement could disturb is the same after as before, also after an exception.
 
     Training flags, ``requires_grad``, ``.grad``, buffers, and the random state of torch, CUDA, numpy and
-    Python. Parameters are never written (the engine runs the model functionally), so they need no copy.
+    Python. Parameters are never written (the engine runs the model functionally), so they need no copy. Inside,
+    no parameter asks for a gradient, so that autograd saves nothing for those that nobody differentiates by.
     """
     training = {module: module.training for module in model.modules()}
     flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
@@ -331,6 +332,9 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         to_eval(model)
+        for parameter, requires, _ in flags:
+            if requires:
+                parameter.requires_grad_(False)
         # Whoever calls from within inference_mode would otherwise get tensors autograd cannot use.
         with torch.inference_mode(False):
             yield

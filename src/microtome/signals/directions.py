@@ -24,14 +24,18 @@ class Along(ParameterChange):
 
     def change(self, subject: Subject, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Move every parameter that some direction touches."""
-        moved: dict[str, Tensor] = {}
+        names: list[str] = []
+        moved: list[Tensor] | None = None
         for direction, step in zip(self.directions, self.steps, strict=True):
             if step == 0:
                 continue
-            for name, part in subject.split_parameters(direction.value).items():
-                here = moved.get(name, parameters[name])
-                moved[name] = here + step * part.to(here.device, here.dtype)
-        return moved
+            parts = subject.split_parameters(direction.value)
+            names = list(parts)
+            here = moved or [parameters[name] for name in names]
+            along = [p.to(x.device, x.dtype) for p, x in zip(parts.values(), here, strict=True)]
+            # All tensors in one call: a small network has more parameters than arithmetic.
+            moved = list(torch._foreach_add(here, along, alpha=step))
+        return dict(zip(names, moved, strict=True)) if moved is not None else {}
 
     def __repr__(self) -> str:
         return f"Along({', '.join(f'{step:+.3g}' for step in self.steps)})"

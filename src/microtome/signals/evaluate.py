@@ -242,6 +242,7 @@ class Evaluator:
         self._programs: dict[tuple[Signal, World], tuple[Program, Signal]] = {}
         self._answers: dict[tuple[Signal, World, int] | None, Tensor] = {}
         self._changed: OrderedDict[tuple[Any, ...], Mapping[str, Tensor]] = OrderedDict()
+        self._changed_bytes = 0
 
     def run(self, program: Program, batch: Batch, deliver: Deliver) -> None:
         """Compute a program's signals on one slice.
@@ -386,7 +387,8 @@ class Evaluator:
         kind = "parameters" if "parameters" in wrts else "inputs" if "inputs" in wrts else "layers"
         self.note(kind, call.batch, len(plan.gradients))
         with torch.enable_grad(), call.kernels(second_order=False):
-            result = call.run(see, frozenset(set(streamed) | graph_layers), leaves or call.detached())
+            # While a run goes on no parameter asks for a gradient (see left_as_found).
+            result = call.run(see, frozenset(set(streamed) | graph_layers), leaves)
             call.check(result)
             site = call.site_leaf
             for signal in plan.plain:
@@ -722,13 +724,15 @@ class Evaluator:
             with torch.no_grad():
                 changed.update(change.change(subject, {**subject.parameters, **subject.buffers, **changed}))
         self._changed[key] = changed
-        while len(self._changed) > 1 and sum(_bytes(c) for c in self._changed.values()) > self.cache_bytes:
-            self._changed.popitem(last=False)
+        self._changed_bytes += _bytes(changed)
+        while len(self._changed) > 1 and self._changed_bytes > self.cache_bytes:
+            self._changed_bytes -= _bytes(self._changed.popitem(last=False)[1])
         return changed
 
     def forget(self) -> None:
         """Drop what was kept for the last round."""
         self._changed.clear()
+        self._changed_bytes = 0
         self._programs.clear()
 
 
@@ -789,10 +793,6 @@ class _Call:
 
     def parameters(self) -> dict[str, Tensor]:
         return {n: self.changed.get(n, p) for n, p in self.subject.parameters.items()}
-
-    def detached(self) -> dict[str, Tensor]:
-        """All parameters without gradients, so that autograd saves nothing for them."""
-        return {n: p.detach() for n, p in self.parameters().items()}
 
     def rows_of(self, name: str, tensor: Tensor) -> Tensor:
         return self.subject.rows_of(name, tensor, self.batch.pick)
@@ -889,7 +889,10 @@ class _Call:
                 stack.enter_context(watching(subject.model, visit, names, entered=entered))
             try:
                 if overrides:
-                    result = functional_call(subject.model, overrides, args, kwargs)
+                    # Looking for shared tensors takes longer than a small network's forward.
+                    result = functional_call(
+                        subject.model, overrides, args, kwargs, tie_weights=subject.shares_parameters
+                    )
                 else:
                     result = subject.model(*args, **kwargs)
             except StopForward:
