@@ -37,7 +37,9 @@ def worst(model, graph, x, radius) -> torch.Tensor:
 def test_agrees_with_freezing_patch_by_patch(size, grid):
     model = convolutional()
     subject = Subject(model, pictures(size), bounds=(0, 1))
-    finding = run_instruments(subject, {"i": EVA(examples=(0, 7), radius=0.05, grid=grid)})["i"]
+    finding = run_instruments(
+        subject, {"i": EVA(examples=(0, 7), radius=0.05, grid=grid, method="interval")}
+    )["i"]
     x = torch.cat([b[0] for b in pictures(12)])
     graph = capture(model, (x,))
     side = min(grid, 6)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from microtome.finding import Finding
 from microtome.instrument import Asking, HasSite, Independent, Instrument
 from microtome.instruments.explain._faithfulness import explain, parts_dimension
@@ -21,10 +23,11 @@ class EVA(Instrument):
     within the bounds and A bounds the worst max_j (logit_j - logit_c) over it, c the predicted class. The patch
     without which the bound falls most matters most. r = ``radius`` of the input range (without known bounds: of
     each example's own range); patches are the cells of ``grid`` x ``grid``, or runs of as many numbers or tokens.
-    A is found by ``method``: "interval" (IBP), "mixed" (CROWN-IBP) or "linear" (CROWN; exact for linear networks).
+    A is found by ``method``: "interval" (IBP), "mixed" (CROWN-IBP) or "linear" (CROWN; exact for linear networks);
+    where an example has several answers, by intervals.
     Judged as every map of this room: insertion and deletion against a random order and an untrained network.
     Cost: grid^2 + 1 bounds of n examples, for the network and its untrained copy: 3 forwards each by intervals,
-    hundreds by linear bounds of deep networks.
+    about 10 by "mixed", hundreds by linear bounds of deep networks.
     Misleads: where bounds are loose the map says which patches loosen them most, a property of the weights more
     than of this input; ``security/bound_tightness`` tells.
     """
@@ -38,19 +41,24 @@ class EVA(Instrument):
     )
 
     examples: tuple[int, ...] = ()
-    radius: float = 0.1
+    radius: float = 0.5
     grid: int = 8
-    method: Method = "interval"
+    method: Method = "mixed"
     baseline: float = 0.0
 
     def rounds(self, subject: Subject) -> int:
         return 3
 
     def examine(self, subject: Subject) -> Asking:
-        patches = VerifiedPatches(self.radius, self.grid, parts_dimension(subject), self.method)
+        several = subject.task.categorical and not subject.task.one_answer_per_example
+        method: Method = "interval" if several else self.method
+        patches = VerifiedPatches(self.radius, self.grid, parts_dimension(subject), method)
         explained = yield from explain(
             subject, self.examples, lambda score: interpreted(patches, score),
             baseline=self.baseline, signed=False,
         )  # fmt: skip
         finding: Finding = explained.finding
-        return finding
+        if method == self.method:
+            return finding
+        words = f"several answers an example: bounded by intervals, not by '{self.method}'"
+        return replace(finding, caveats=(*finding.caveats, words))
