@@ -76,14 +76,17 @@ def aurc_resamples(
     """
     m = scores.shape[-1]
     count = max(min(count, most // max(m, 1)), 20)
-    weights = np.random.default_rng(seed).poisson(1.0, (count, m)).astype(np.float64)
+    drawn = np.random.default_rng(seed)
     out = np.empty((len(scores), count))
-    for i, score in enumerate(scores):
-        order = np.argsort(-score, kind="stable")
-        taken = weights[:, order]
-        above = taken.cumsum(1)
-        risk = (taken * np.asarray(error, dtype=np.float64)[order]).cumsum(1) / np.maximum(above, 1)
-        out[i] = (taken * risk).sum(1) / np.maximum(above[:, -1], 1)
+    orders = [np.argsort(-score, kind="stable") for score in scores]
+    step = max((1 << 17) // max(m, 1), 1)  # resamples at a time: memory does not grow with the predictions
+    for start in range(0, count, step):
+        weights = drawn.poisson(1.0, (min(step, count - start), m)).astype(np.float64)
+        for i, order in enumerate(orders):
+            taken = weights[:, order]
+            above = taken.cumsum(1)
+            risk = (taken * np.asarray(error, dtype=np.float64)[order]).cumsum(1) / np.maximum(above, 1)
+            out[i, start : start + step] = (taken * risk).sum(1) / np.maximum(above[:, -1], 1)
     return out
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, hessian
 
-from microtome.instruments.dynamics import hessian_spectrum
+from microtome.instruments.dynamics import _lanczos, hessian_spectrum
 from microtome.instruments.dynamics._lanczos import Lanczos
 from microtome.instruments.dynamics.hessian_spectrum import HessianSpectrum
 from microtome.passes.run import run_instruments
@@ -84,6 +84,25 @@ def test_three_term_recurrence_merges_copies():
     largest = lanczos.spectrum().largest
     assert largest[:2].numpy() == pytest.approx([100.0, 50.0], rel=1e-8)
     assert float(largest[2]) < 1.01
+
+
+def test_vectors_in_half_precision_cost_no_accuracy(monkeypatch):
+    monkeypatch.setattr(_lanczos, "EXACT", 0)
+    torch.manual_seed(2)
+    turned, _ = torch.linalg.qr(torch.randn(400, 400, dtype=torch.float64))
+    values = torch.cat([torch.tensor([100.0, 50.0, -3.0]), torch.linspace(0.1, 1, 397)]).double()
+    matrix = turned @ torch.diag(values) @ turned.T
+    lanczos = Lanczos(torch.ones(1, 400) / 20, 40, keep=1 << 30)
+    assert lanczos.whole
+    while lanczos.vectors is not None:
+        lanczos.advance(lanczos.vectors.double() @ matrix)
+    spectrum = lanczos.spectrum()
+    assert spectrum.largest[:2].numpy() == pytest.approx([100.0, 50.0], rel=1e-5)
+    assert float(spectrum.largest[2]) < 1.01  # no copy of a converged value
+    assert spectrum.least == pytest.approx(-3.0, rel=1e-4)
+    found, vectors = lanczos.converged(1e-3)
+    overlap = (vectors.double() @ turned[:, [0, 1, 2]]).abs().amax(0)
+    assert len(found) >= 3 and bool((overlap > 1 - 1e-3).all())
 
 
 def test_says_when_memory_is_short(monkeypatch):

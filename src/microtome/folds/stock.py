@@ -79,18 +79,20 @@ class Sum(Fold):
     additive = True
 
     def lift(self, *values: Tensor) -> State | None:
-        """One slice's sum."""
-        return {"sum": wide(values[0])}
+        """One slice's sum, as it is: it is widened when a second one is added."""
+        return {"sum": values[0]}
 
     def merge(self, a: State, b: State) -> State:
         """Add."""
         if a["sum"].shape != b["sum"].shape:
             raise Refusal(DIFFERENT_LENGTH)
-        return {"sum": a["sum"].add_(b["sum"])}
+        # A sum of one slice may be a value that others read: only what was widened is written to.
+        total = a["sum"] if a["sum"].dtype == torch.float64 else a["sum"].double()
+        return {"sum": total.add_(b["sum"])}
 
     def result(self, state: State) -> Tensor:
         """float64, the shape of the signal."""
-        return state["sum"]
+        return state["sum"].double()
 
 
 class CovarianceResult(NamedTuple):

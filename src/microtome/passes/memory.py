@@ -42,5 +42,8 @@ def rows_per_slice(subject: Subject, program: Program, budget: int) -> int:
     """Rows to evaluate together, a power of two."""
     affordable = 0.5 * budget / row_bytes(subject, program)
     efficient = WORKING_SET / subject.bytes_per_row
+    if program.differentiates_twice:
+        # The graph of a backward is several times as large as that of a forward, and no faster in large slices.
+        efficient = min(efficient, 3 * WORKING_SET / row_bytes(subject, program))
     rows = max(int(min(affordable, max(efficient, 1.0), MOST_ROWS)), 1)
     return 1 << (rows.bit_length() - 1)

@@ -466,27 +466,25 @@ class Evaluator:
             last = wanted[-1]
             for signal in wanted:
                 vectors: Tensor = signal.arguments[1].value
-                products = []
+                products = torch.zeros_like(vectors)
                 for i, vector in enumerate(vectors):
                     pieces = dict(
                         zip(map(id, tensors), call.subject.split_parameters(vector).values(), strict=True)
                     )
                     final = signal is last and i == len(vectors) - 1
                     if not used:  # linear in the parameters
-                        products.append(torch.zeros_like(vector))
                         continue
                     # As a scalar, for autograd.grad's own grad_outputs would import sympy to compare shapes.
                     along = torch.stack([(g * pieces[id(t)].to(g.dtype)).sum() for g, t in used]).sum()
                     second = torch.autograd.grad(along, tensors, retain_graph=not final, allow_unused=True)
-                    products.append(
-                        torch.cat(
-                            [
-                                (torch.zeros_like(t) if s is None else s).reshape(-1)
-                                for s, t in zip(second, tensors, strict=True)
-                            ]
-                        )
-                    )
-                board.put(signal, torch.stack(products))
+                    # Filled in place: for millions of parameters every copy counts.
+                    for row, found in zip(
+                        call.subject.split_parameters(products[i]).values(), second, strict=True
+                    ):
+                        if found is not None:
+                            row.copy_(found)
+                    del second
+                board.put(signal, products)
 
     def _example_gradients(self, call: _Call, signal: Signal, board: _Pending) -> None:
         of = signal.arguments[0]

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+EXACT = 64 << 20
+"""Bytes of vectors to keep as they are."""
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -35,8 +38,10 @@ class Spectrum:
 class Lanczos:
     """The symmetric Lanczos process, probe by probe with the same number of products.
 
-    While ``k m p`` numbers fit into ``keep`` bytes every new vector is made orthogonal to all before it,
-    twice; otherwise only to the last two, and copies of converged values are merged at the end.
+    While ``k m p`` numbers fit into ``keep`` bytes every new vector is made orthogonal to all before it, twice;
+    otherwise only to the last two, and copies of converged values are merged at the end. Beyond ``EXACT`` bytes the
+    vectors before the last two are kept in half precision, scaled by sqrt(p): what they take off a new one is
+    rounding error, and semi-orthogonality, to the root of eps, is all that Ritz values need (Simon 1984).
 
     Args:
         start: [k, p] vectors of length 1, in the dtype in which products are taken.
@@ -48,11 +53,15 @@ class Lanczos:
     def __init__(self, start: Tensor, steps: int, keep: int, precision: float | None = None) -> None:
         k, p = start.shape
         self.steps, self.precision = steps, precision or torch.finfo(start.dtype).eps
-        self.whole = k * p * steps * start.element_size() <= keep
+        size = k * p * steps * start.element_size()
+        stored = start.dtype if size <= EXACT else torch.float16
+        self.whole = size * stored.itemsize // start.element_size() <= keep
         self.vectors: Tensor | None = start
         """[a, p] what to multiply next, one row a probe that still goes on; None when all are done."""
         self._active = list(range(k))
-        self._basis = start.new_zeros(k, steps if self.whole else 2, p)
+        self._unit, self._stored = p**0.5, stored
+        self._basis: list[list[Tensor]] = [[] for _ in start]
+        self._last: list[list[Tensor]] = [[] for _ in start]
         self._alpha: list[list[float]] = [[] for _ in start]
         self._beta: list[list[float]] = [[] for _ in start]
         self._size = 0.0
@@ -62,14 +71,22 @@ class Lanczos:
         assert self.vectors is not None
         following, going = [], []
         for probe, vector, product in zip(self._active, self.vectors, products, strict=True):
-            alpha, beta, basis = self._alpha[probe], self._beta[probe], self._basis[probe]
+            alpha, beta = self._alpha[probe], self._beta[probe]
+            basis, last = self._basis[probe], self._last[probe]
             rest = product.to(vector.device) * scale
             self._size = max(self._size, float(rest.norm()))
+            last.append(vector)
             alpha.append(float(torch.dot(vector.to(rest.dtype), rest)))
-            basis[(len(alpha) - 1) % len(basis)] = vector
-            known = basis[: len(alpha)]
             for _ in range(2):
-                rest -= (known.T @ (known @ rest.to(known.dtype))).to(rest.dtype)
+                for earlier in basis if self.whole else ():
+                    wide = earlier.to(rest.dtype)
+                    rest.sub_(wide, alpha=float(torch.dot(wide, rest)) / self._unit**2)
+                for recent in last:
+                    wide = recent.to(rest.dtype)
+                    rest.sub_(wide, alpha=float(torch.dot(wide, rest)))
+            if len(last) == 2:
+                basis.append((last.pop(0) * self._unit).to(self._stored))
+                del basis[: 0 if self.whole else len(basis)]
             beta.append(float(rest.norm()))
             # Below this the vector is rounding error: the start vector's invariant space is used up.
             if len(alpha) < self.steps and beta[-1] > self.precision**0.75 * self._size:
@@ -105,10 +122,16 @@ class Lanczos:
         """
         values, vectors = torch.linalg.eigh(self._matrix(0))
         good = self._beta[0][-1] * vectors[-1].abs() <= tolerance * values.abs()
+        recent = self._last[0]
         if not self.whole or not bool(good.any()):
-            return values[:0], self._basis[0, :0]
-        basis = self._basis[0, : len(values)]
-        return values[good], vectors[:, good].T.to(basis.device, basis.dtype) @ basis
+            return values[:0], recent[-1].new_zeros(0, len(recent[-1]))
+        chosen = vectors[:, good].T.to(recent[-1])
+        found = chosen.new_zeros(len(chosen), len(recent[-1]))
+        for column, vector in zip(
+            chosen.T, [*self._basis[0], *(v * self._unit for v in recent)], strict=True
+        ):
+            found.addr_(column, vector.to(found.dtype), alpha=1 / self._unit)
+        return values[good], found
 
     def _matrix(self, probe: int) -> Tensor:
         off = torch.tensor(self._beta[probe][:-1], dtype=torch.float64)
