@@ -55,6 +55,17 @@ def bare(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[int], No
                 first, parameters, [torch.ones_like(p) for p in parameters], retain_graph=i < vectors - 1
             )
 
+    held: list[tuple[Tensor, ...]] = []
+
+    def products(vectors: int) -> None:
+        if not held:
+            loss = F.cross_entropy(model(x), y, reduction="sum")
+            held.append(torch.autograd.grad(loss, parameters, create_graph=True))
+        for _ in range(vectors):
+            torch.autograd.grad(
+                held[0], parameters, [torch.ones_like(p) for p in parameters], retain_graph=True
+            )
+
     def examples(_: int) -> None:
         values = {n: p.detach() for n, p in model.named_parameters()}
 
@@ -68,7 +79,7 @@ def bare(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[int], No
     # A gradient by a layer alone needs a forward and part of a backward: counted as a forward, to be strict.
     return {
         "forward": forward, "inputs": inputs, "parameters": by_parameters, "layers": forward,
-        "curvature": curvature, "examples": examples,
+        "curvature": curvature, "products": products, "examples": examples,
     }  # fmt: skip
 
 
@@ -88,7 +99,9 @@ def floor(name: str, trace: list[tuple[str, int, int]], repeats: int) -> tuple[f
     model, _ = build(name, 1)
     sizes = (1, 8, 32, 64, 128, 256, 512) if name == "cnn" else (1, 8, 32, 64)
     shape = (1, 8, 8) if name == "cnn" else (3, 64, 64)
-    calls = Counter((kind, vectors if kind == "curvature" else 0, rows) for kind, rows, vectors in trace)
+    calls = Counter(
+        (kind, vectors if kind in ("curvature", "products") else 0, rows) for kind, rows, vectors in trace
+    )
     seconds: dict[str, float] = {}
     for kind, vectors in dict.fromkeys((kind, vectors) for kind, vectors, _ in calls):
         needed = max(rows for other, v, rows in calls if (other, v) == (kind, vectors))

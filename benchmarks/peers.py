@@ -1,7 +1,10 @@
 """The same questions, asked of peer libraries one after another and of microtome in one examination.
 
 Both sides run in this process, on the same network and rows, with the same numbers of steps. Peers are used as
-their documentation says, each with the data passes it makes. What no peer answers is left out on both sides.
+their documentation says, each with the data passes it makes. The questions are those of our instruments, controls
+included: maps are judged by deletion (quantus) against a random order and the same maps of an untrained network, an
+attack is checked by noise of the same strengths and by an unbounded one. What no peer answers (insertion, the other
+checks of an attack) only we are asked.
 
 Time is the median of the repeats of the whole list; peak memory is the growth of the resident set, sampled every
 few milliseconds (peers: of the hungriest one).
@@ -189,31 +192,70 @@ def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable
 
     chosen, classes = x[:EXPLAINED], y[:EXPLAINED]
 
-    def saliency() -> object:
+    def saliency() -> Tensor:
         from captum.attr import Saliency
 
         return Saliency(model).attribute(chosen.clone().requires_grad_(), target=classes, abs=False)
 
-    def integrated() -> object:
+    def integrated() -> tuple[Tensor, Tensor]:
         from captum.attr import IntegratedGradients
 
         return IntegratedGradients(model).attribute(
             chosen, target=classes, n_steps=PATH_STEPS, return_convergence_delta=True
         )
 
-    def smoothgrad() -> object:
+    def smoothgrad() -> Tensor:
         from captum.attr import NoiseTunnel, Saliency
 
         return NoiseTunnel(Saliency(model)).attribute(
             chosen.clone().requires_grad_(), nt_samples=NOISE_COPIES, stdevs=0.15, target=classes, abs=False
         )
 
-    def gradcam() -> object:
-        from captum.attr import LayerAttribution, LayerGradCam
+    def judged() -> object:
+        """Deletion curves of every map, of an untrained network's, and of a random order, by quantus."""
+        import copy
 
-        return LayerAttribution.interpolate(
+        from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, NoiseTunnel, Saliency
+        from tests.peer_stubs import without_torchvision
+
+        with without_torchvision():
+            import quantus
+
+        fresh = copy.deepcopy(model)
+        for module in fresh.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        layer = [m for m in fresh.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)][-1]
+        leaf = chosen.clone().requires_grad_()
+        cam = LayerGradCam(fresh, layer).attribute(chosen, target=classes)
+        untrained = [
+            Saliency(fresh).attribute(leaf, target=classes, abs=False),
+            IntegratedGradients(fresh).attribute(chosen, target=classes, n_steps=PATH_STEPS),
+            NoiseTunnel(Saliency(fresh)).attribute(
+                leaf, nt_samples=NOISE_COPIES, stdevs=0.15, target=classes, abs=False
+            ),
+            LayerAttribution.interpolate(cam, chosen.shape[2:]).expand_as(chosen),
+        ]
+        shown = LayerAttribution.interpolate(
             LayerGradCam(model, last_conv).attribute(chosen, target=classes), chosen.shape[2:]
         )
+        maps = [
+            saliency(), integrated()[0], smoothgrad(), shown.expand_as(chosen), *untrained,
+            torch.rand_like(chosen),
+        ]  # fmt: skip
+        metric = quantus.PixelFlipping(
+            features_in_step=chosen[0].numel() // 16, perturb_baseline="black", normalise=False,
+            disable_warnings=True,
+        )  # fmt: skip
+        curves = []
+        for found in maps:
+            curves.append(
+                metric(
+                    model=model, x_batch=chosen.numpy(), y_batch=classes.numpy(),
+                    a_batch=found.detach().numpy(), device="cpu",
+                )
+            )  # fmt: skip
+        return curves
 
     def attacks() -> object:
         import foolbox
@@ -223,9 +265,12 @@ def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable
             wrapped, x[:ATTACKED], y[:ATTACKED], epsilons=list(STRENGTHS)
         )[2]
         pgd = foolbox.attacks.LinfPGD(steps=ATTACK_STEPS)(
+            wrapped, x[:ATTACKED], y[:ATTACKED], epsilons=[*STRENGTHS, 1.0]
+        )[2]
+        noise = foolbox.attacks.LinfAdditiveUniformNoiseAttack()(
             wrapped, x[:ATTACKED], y[:ATTACKED], epsilons=list(STRENGTHS)
         )[2]
-        return fgsm, pgd
+        return fgsm, pgd, noise
 
     def summary() -> object:
         import torchinfo
@@ -238,11 +283,8 @@ def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable
         "scikit-learn ridge probe a layer": probes,
         "PyHessian top eigenvalue, trace": pyhessian,
         "curvlinops spectral density": curvlinops_density,
-        "captum saliency": saliency,
-        "captum integrated gradients": integrated,
-        "captum SmoothGrad": smoothgrad,
-        "captum Grad-CAM": gradcam,
-        "foolbox FGSM and PGD": attacks,
+        "captum four maps and controls, quantus deletion": judged,
+        "foolbox FGSM, PGD, noise": attacks,
         "torchinfo summary": summary,
     }
 
@@ -328,6 +370,7 @@ def main() -> None:
         "PyHessian",
         "curvlinops-for-pytorch",
         "captum",
+        "quantus",
         "foolbox",
         "torchinfo",
     )

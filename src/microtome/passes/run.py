@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import signal as os_signal
 import threading
@@ -101,7 +102,7 @@ class Run:
 
     def execute(self) -> dict[str, Finding]:
         """Run to the end, or until stopped; returns the findings by name, missing ones included."""
-        with self._interruptible(), left_as_found(self.subject.model), self._guarded:
+        with self._interruptible(), _quiet_collector(), left_as_found(self.subject.model), self._guarded:
             live = self._start()
             index = 0
             try:
@@ -418,6 +419,19 @@ class Run:
         finally:
             for caught, old in previous.items():
                 os_signal.signal(caught, old)
+
+
+@contextlib.contextmanager
+def _quiet_collector() -> Iterator[None]:
+    """Cycles are looked for among the run's own objects only: torch alone brings a million others."""
+    mine = gc.get_freeze_count() == 0
+    if mine:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if mine:
+            gc.unfreeze()
 
 
 class _Work:

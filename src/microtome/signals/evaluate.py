@@ -15,7 +15,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -45,8 +45,21 @@ Deliver = Callable[[Signal, Any], None]
 _SLICE_SOURCES = ("targets", "rows")
 _TOGETHER = "examples reach one another in this batch: the inputs of some cannot be changed alone"
 _NO_SITE = "inputs are integers, and no embedding layer was found to stand for them"
+_SECOND_ORDER = 6
+"""Bytes of the graph of a gradient, in multiples of the activations."""
 PROFILE_FORWARDS = 9
 """One counted; four watched and four bare ones timed, the first of each for warming up."""
+
+
+@dataclass(frozen=True)
+class _Slope:
+    """A gradient by the parameters with its graph, kept while iterative instruments multiply by its Jacobian."""
+
+    tensors: list[Tensor]
+    used: list[tuple[Tensor, Tensor]]
+    """Pairs (part of the gradient, parameter) through which the second derivative flows."""
+    fresh: bool = False
+    """Whether the round that goes on has used it."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +256,7 @@ class Evaluator:
         self._answers: dict[tuple[Signal, World, int] | None, Tensor] = {}
         self._changed: OrderedDict[tuple[Any, ...], Mapping[str, Tensor]] = OrderedDict()
         self._changed_bytes = 0
+        self._slopes: dict[Any, _Slope] = {}
 
     def run(self, program: Program, batch: Batch, deliver: Deliver) -> None:
         """Compute a program's signals on one slice.
@@ -447,22 +461,15 @@ class Evaluator:
                 board.put(signal, call.rows_of(wrt, torch.zeros_like(raw[wrt]) if value is None else value))
 
     def _curvature(self, call: _Call, of: Signal, wanted: list[Signal], board: _Pending) -> None:
-        leaves = {n: p.detach().requires_grad_() for n, p in call.parameters().items()}
-        raw: dict[str, Tensor] = {}
-
-        def see(name: str, output: Any) -> Any:
-            raw[name] = _standing(output)
-            return replace_first(output, raw[name].clone())
-
-        self.note("curvature", call.batch, sum(s.arguments[1].value.shape[0] for s in wanted))
+        plain = call.x is None and not call.changed and call.subject.deterministic
+        small = _SECOND_ORDER * call.subject.bytes_per_row * len(call.batch) <= self.cache_bytes
+        key = (of, id(call.subject), call.batch.rows.numpy().tobytes()) if plain and small else None
         with torch.enable_grad(), call.kernels(second_order=True):
-            result = call.run(see, frozenset(_layers(of)), leaves)
-            total = _GraphValues(call, result, raw).get(of).sum()
-            if not total.requires_grad:
-                raise Refusal("nothing differentiable leads to the output: the network cuts its own graph")
-            tensors = list(leaves.values())
-            found = torch.autograd.grad(total, tensors, create_graph=True, allow_unused=True)
-            used = [(g, t) for g, t in zip(found, tensors, strict=True) if g is not None and g.requires_grad]
+            held = self._slopes.get(key)
+            vector_count = sum(s.arguments[1].value.shape[0] for s in wanted)
+            self.note("curvature" if held is None else "products", call.batch, vector_count)
+            slope = held or self._slope_with_graph(call, of)
+            tensors, used = slope.tensors, slope.used
             last = wanted[-1]
             for signal in wanted:
                 vectors: Tensor = signal.arguments[1].value
@@ -471,7 +478,7 @@ class Evaluator:
                     pieces = dict(
                         zip(map(id, tensors), call.subject.split_parameters(vector).values(), strict=True)
                     )
-                    final = signal is last and i == len(vectors) - 1
+                    final = key is None and signal is last and i == len(vectors) - 1
                     if not used:  # linear in the parameters
                         continue
                     # As a scalar, for autograd.grad's own grad_outputs would import sympy to compare shapes.
@@ -485,6 +492,26 @@ class Evaluator:
                             row.copy_(found)
                     del second
                 board.put(signal, products)
+        if key is not None:
+            self._slopes[key] = replace(slope, fresh=True)
+
+    def _slope_with_graph(self, call: _Call, of: Signal) -> _Slope:
+        """The gradient by the parameters, ready to be differentiated again."""
+        leaves = {n: p.detach().requires_grad_() for n, p in call.parameters().items()}
+        raw: dict[str, Tensor] = {}
+
+        def see(name: str, output: Any) -> Any:
+            raw[name] = _standing(output)
+            return replace_first(output, raw[name].clone())
+
+        result = call.run(see, frozenset(_layers(of)), leaves)
+        total = _GraphValues(call, result, raw).get(of).sum()
+        if not total.requires_grad:
+            raise Refusal("nothing differentiable leads to the output: the network cuts its own graph")
+        tensors = list(leaves.values())
+        found = torch.autograd.grad(total, tensors, create_graph=True, allow_unused=True)
+        used = [(g, t) for g, t in zip(found, tensors, strict=True) if g is not None and g.requires_grad]
+        return _Slope(tensors, used)
 
     def _example_gradients(self, call: _Call, signal: Signal, board: _Pending) -> None:
         of = signal.arguments[0]
@@ -731,6 +758,9 @@ class Evaluator:
         """Drop what was kept for the last round."""
         self._changed.clear()
         self._changed_bytes = 0
+        self._slopes = {
+            key: replace(slope, fresh=False) for key, slope in self._slopes.items() if slope.fresh
+        }
         self._programs.clear()
 
 
