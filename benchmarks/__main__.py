@@ -12,6 +12,7 @@ from pathlib import Path
 PARTS: dict[str, tuple[str, list[str]]] = {
     "Engine overhead": ("benchmarks.overhead", []),
     "The same questions asked of peers": ("benchmarks.peers", []),
+    "Bounds against auto_LiRPA": ("benchmarks.bounds", []),
     "Peak memory against the number of examples": ("benchmarks.memory", []),
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")

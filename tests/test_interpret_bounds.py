@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from microtome.interpret import capture, concrete, coverage, forward, sources
 from microtome.interpret.curves import CURVES
 from microtome.interpret.graph import Graph, Node
-from microtome.interpret.interval import Interval, Intervals, interval_bounds
+from microtome.interpret.interval import Interval, Intervals, interval_bounds, interval_run
 from microtome.interpret.linear_bounds import LinearBounds, linear_bounds, margins
+from microtome.interpret.linear_descent import exactly_ranged
 
 GRAPHS = {}
 
@@ -239,6 +240,129 @@ def test_every_operation_is_bounded(name: str, seed: int, eps: float, scale: flo
         assert not bool(torch.isnan(bound.lower).any())
         assert bool((bound.lower <= outputs).all()), float((bound.lower - outputs).max())
         assert bool((outputs <= bound.upper).all()), float((outputs - bound.upper).max())
+
+
+class RandomNetwork(nn.Module):
+    """Convolutions (plain, grouped, strided), batch-norms, sums, pools and activations in random order, then a head."""
+
+    def __init__(self, kinds: list[str], activations: list[str]) -> None:
+        super().__init__()
+        self.kinds, self.activations = kinds, activations
+        self.parts = nn.ModuleList()
+        for kind in kinds:
+            options = {"groups": 2} if kind == "grouped" else {"stride": 2} if kind == "strided" else {}
+            bias = kind != "residual"
+            self.parts.append(nn.Conv2d(4, 4, 3, padding=1, bias=bias, **options))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in kinds)
+        for norm in self.norms:
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.2, 2.0)
+            nn.init.normal_(norm.bias)
+            nn.init.normal_(norm.weight)
+        self.hidden, self.head = nn.LazyLinear(6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 0, 0, 0, 0, 2)) + 0.1
+        for kind, name, part, norm in zip(self.kinds, self.activations, self.parts, self.norms, strict=True):
+            y = part(x)
+            y = norm(y) if kind in ("plain", "residual") else y
+            y = x - 0.5 * y if kind == "residual" else y
+            x = ACTIVATIONS[name](y)
+            if kind == "pooled":
+                x = F.adaptive_avg_pool2d(x, 2)
+            elif kind == "averaged":
+                x = F.avg_pool2d(x, 3, 1, 1)
+            elif kind == "turned":
+                x = x.transpose(2, 3)
+            elif kind == "centred":
+                x = x - x.mean((2, 3), keepdim=True)
+        return self.head(F.relu(self.hidden(x.flatten(1))))
+
+
+ACTIVATIONS = {
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "gelu": F.gelu,
+    "leaky_relu": F.leaky_relu,
+    "none": lambda x: x,
+}
+KINDS = ("plain", "grouped", "strided", "residual", "pooled", "averaged", "turned", "centred")
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    layers=st.lists(
+        st.tuples(st.sampled_from(KINDS), st.sampled_from(list(ACTIVATIONS))), min_size=1, max_size=4
+    ),
+    seed=st.integers(0, 2**31),
+    eps=st.sampled_from([0.0, 1e-3, 0.05, 0.5]),
+    single=st.booleans(),
+    batch=st.sampled_from([1, 3]),
+)
+def test_random_networks_stay_within_their_bounds(
+    layers: list[tuple[str, str]], seed: int, eps: float, single: bool, batch: int
+) -> None:
+    dtype = torch.float32 if single else torch.float64
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model = RandomNetwork([kind for kind, _ in layers], [name for _, name in layers]).eval()
+        model(torch.rand(1, 2, 6, 6))
+        model = model.to(dtype).requires_grad_(False)
+        x = torch.rand(batch, 2, 6, 6, dtype=dtype)
+        graph = capture(model, (torch.rand(3, 2, 6, 6, dtype=dtype),))
+        box = Interval.around(x, eps)
+        samples = box.lower + (box.upper - box.lower) * torch.rand(40, *x.shape, dtype=dtype).mul(3).sub(
+            1
+        ).clamp(0, 1)
+    samples = torch.minimum(torch.maximum(samples, box.lower), box.upper)
+    outputs = [*model(samples.flatten(0, 1)).unflatten(0, (40, batch))]
+    outputs += [attack(graph, (x,), graph.inputs[0], x, eps, 1.0 - 2 * (k % 2), k) for k in range(4)]
+    wide, linear = interval_bounds(graph, box), linear_bounds(graph, box)
+    hybrid = linear_bounds(graph, box, intermediate="interval")
+    tuned = linear_bounds(graph, box, steps=3)
+    for bound in (wide, hybrid, linear, tuned):
+        for output in outputs:
+            assert bool(bound.contains(output).all()), layers
+    assert bool((tuned.lower >= linear.lower - 1e-5 * (1 + linear.lower.abs())).all())
+    small = linear_bounds(graph, box, budget=1)  # one row at a time
+    torch.testing.assert_close(small.lower, linear.lower)
+    torch.testing.assert_close(small.upper, linear.upper)
+
+
+@pytest.mark.parametrize("name", ["mlp", "digits_cnn", "convs", "vit", "encoder"])
+def test_intervals_that_no_walk_tightens_are_known(name: str) -> None:
+    _, args, graph = captured(name, torch.float64)
+    start, x = center_of(graph, args)
+    exact = exactly_ranged(graph, [start])
+    run = interval_run(graph, {start: Interval.around(x, 0.02)}, graph.bind(args), keep="all")
+    checked = 0
+    for node in graph.operations:
+        if node not in exact or node.target in CURVES:  # a curve turns inside; its operand is checked
+            continue
+        ends = run.values[node]
+        flat = torch.arange(ends.lower.numel()).tolist()[:: max(1, ends.lower.numel() // 12)]
+        for entry in flat:  # the corner that each entry's own gradient points to attains its end
+            z = x.clone().requires_grad_()
+            out = forward(
+                graph,
+                graph.bind(args) | ({start: z} if start.kind == "input" else {}),
+                replace={start: lambda _, v=z: v},
+                targets=[node],
+            ).values[node]
+            slope = torch.autograd.grad(out.flatten()[entry], z)[0]
+            corner = x + 0.02 * slope.sign()
+            top = forward(
+                graph,
+                graph.bind(args) | ({start: corner} if start.kind == "input" else {}),
+                replace={start: lambda _, v=corner: v},
+                targets=[node],
+            ).values[node]
+            torch.testing.assert_close(
+                top.flatten()[entry], ends.upper.flatten()[entry], rtol=1e-8, atol=1e-8
+            )
+            checked += 1
+    assert checked
 
 
 @pytest.mark.parametrize("name", MODELS)
