@@ -96,7 +96,7 @@ class Descent:
         args = () if entry.keep == "nothing" else substitute(node.args, look)
         kwargs = {} if entry.keep == "nothing" else substitute(dict(node.kwargs), look)
         at = At(node, self.domain, walk, values[node] if entry.output else None, positions)
-        if isinstance(rows, Early) and not (node.target in SHARED or _relaxes_early(node, walk)):
+        if isinstance(rows, Early) and not (node.target in SHARED or _relaxes_early(node, walk, rows)):
             rows = walk.unfolded(rows)
         if isinstance(rows, Early):
             tracked = [operands[i] for i in sorted(positions)]
@@ -121,9 +121,13 @@ class Descent:
                 arrived[operand] = _joined(walk, arrived[operand], share) if operand in arrived else share
 
 
-def _relaxes_early(node: Node, walk: Walk) -> bool:
+def _relaxes_early(node: Node, walk: Walk, rows: Early) -> bool:
     """Relaxations of one number choose each example's rows themselves, where all take the same lines."""
-    return node.target in CURVES and walk.slopes is None and not torch.is_grad_enabled()
+    return (
+        node.target in CURVES
+        and walk.slopes is None
+        and not (torch.is_grad_enabled() and rows.a.requires_grad)
+    )
 
 
 def _applied(at: At, rule: Callable[..., Any], rows: Any, args: Any, kwargs: Any) -> Any:
