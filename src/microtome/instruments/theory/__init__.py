@@ -1,0 +1,1 @@
+"""Theory: what statements about networks in general say about this one."""
