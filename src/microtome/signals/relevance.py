@@ -28,7 +28,7 @@ Gate = Literal["gradient", "guided", "deconvnet", "excitation"]
 
 
 def _sum(value: Tensor) -> Tensor:
-    return value.double().flatten(1).sum(1)
+    return value.double().reshape(len(value), -1).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
