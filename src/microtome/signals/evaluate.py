@@ -631,9 +631,16 @@ class Evaluator:
             except MicrotomeError as error:
                 # What the program cannot be asked is this signal's failure, not the subject's.
                 raise Refusal(str(error)) from error
+            except (IndexError, RuntimeError, TypeError, ValueError) as error:
+                if is_out_of_memory(error):
+                    raise
+                name = type(interpretation).__name__
+                raise Refusal(f"{name} cannot be read off this program: {error}") from error
         first, tree = pytree.tree_flatten(parts[0])
         columns = [first, *(pytree.tree_leaves(p) for p in parts[1:])]
         joined = [c[0] if len(c) == 1 else torch.cat(c) for c in map(list, zip(*columns, strict=True))]
+        if any(isinstance(j, Tensor) and j.dim() and len(j) != n for j in joined) and batch.divisible:
+            raise Refusal(f"{type(interpretation).__name__} gives no value an example of this program")
         board.put(signal, pytree.tree_unflatten(joined, tree))
 
     def _profile(self, call: _Call, signal: Signal, board: _Pending) -> None:
