@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -60,18 +60,20 @@ def capture(
     example_kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic: bool = True,
+    mode: Literal["eval", "as is"] = "eval",
 ) -> Graph:
     """Trace ``model(*example_args, **example_kwargs)`` in eval mode into a graph.
 
     The first dimension of every tensor may change afterwards, unless the program fixes it (``graph.notes``
     say so). Graph objects become dicts of their tensors, with numbers of nodes and edges that may change.
+    ``mode="as is"`` keeps the mode the model is in; what it writes into its buffers is not part of the graph.
     """
     args, kwargs = tuple(example_args), dict(example_kwargs or {})
     notes: list[str] = []
     maxima: dict[int, int] = {}
-    if model.training:
+    if model.training and mode == "eval":
         notes.append("captured in eval mode: train-mode normalisation and dropout are not part of the graph")
-    with _left_as_found(model):
+    with _left_as_found(model, mode):
         program, failure = None, None
         for given, named, free in _attempts(args, kwargs) if dynamic else [(args, kwargs, False)]:
             try:
@@ -134,7 +136,7 @@ def _export(
 
 
 @contextmanager
-def _left_as_found(model: nn.Module) -> Iterator[None]:
+def _left_as_found(model: nn.Module, mode: Literal["eval", "as is"]) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     config = getattr(model, "config", None)
     cached = getattr(config, "use_cache", None)
@@ -144,8 +146,9 @@ def _left_as_found(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.no_grad())
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        with suppress(NotImplementedError):  # an exported program stays in the mode it was exported in
-            model.eval()
+        if mode == "eval":
+            with suppress(NotImplementedError):  # an exported program stays in the mode it was exported in
+                model.eval()
         if cached is True:  # key-value caches are outputs that export cannot describe
             config.use_cache = False  # type: ignore[union-attr]
         try:
@@ -154,8 +157,8 @@ def _left_as_found(model: nn.Module) -> Iterator[None]:
             random.setstate(state)
             if cached is True:
                 config.use_cache = True  # type: ignore[union-attr]
-            for module, mode in modes.items():
-                module.training = mode
+            for module, before in modes.items():
+                module.training = before
 
 
 def _explained(model: nn.Module, failure: Exception) -> SubjectError:

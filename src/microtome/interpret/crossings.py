@@ -3,8 +3,9 @@
 Along a line every value of a piecewise-linear network is piecewise linear. ``line_crossings`` walks the program
 once with the values at a few points of each line; where an operand of a switch changes its piece between two
 neighbouring points, the crossing is solved for, becomes a point itself, and all values that are still needed are
-interpolated there (they are linear between neighbours). After the last switch neighbouring points lie in one region: nothing is sampled
-and nothing is missed (Sotoudeh & Thakur 2019). Crossings closer than ``SAME`` of the line's length are one.
+interpolated there (they are linear between neighbours). After the last switch neighbouring points lie in one region:
+nothing is sampled and nothing is missed (Sotoudeh & Thakur 2019). Crossings closer than ``SAME`` of the line's
+length are one.
 
 Along a curve there is no such formula: ``curve_crossings`` halves every interval at whose ends the patterns differ.
 A region that is entered and left between two of its first samples is missed.
