@@ -33,6 +33,7 @@ from microtome.interpret.patterns import (
     operands_of,
     patterns_at,
     switches,
+    widened,
 )
 
 SAME = 1e-11
@@ -160,7 +161,8 @@ def _walk(graph: Graph, asked: Sequence[Node], start: Tensor, end: Tensor) -> _P
 
     if asked:
         forward(
-            graph, {only_input(graph): rows}, replace={node: partial(look, node=node) for node in asked},
+            graph, {only_input(graph): rows},
+            replace=widened(graph) | {node: partial(look, node=node) for node in asked},
             targets=[asked[-1]], values=points.values,
         )  # fmt: skip
     return points

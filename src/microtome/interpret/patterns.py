@@ -253,6 +253,18 @@ def doubled(graph: Graph, parameters: Mapping[str, Any] | None = None) -> Graph:
     return dataclasses.replace(graph, state=state)
 
 
+def widened(graph: Graph) -> dict[Node, Any]:
+    """For ``forward``'s ``replace``: what a program in float64 makes in a type of its own (zeros) in float64 too."""
+    if not all(t.dtype == torch.float64 for t in graph.state.values() if t.is_floating_point()):
+        return {}
+    kinds = {node: node.kwargs.get("dtype") for node in graph.operations}
+    return {n: _wide for n, kind in kinds.items() if isinstance(kind, torch.dtype) and kind.is_floating_point}
+
+
+def _wide(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) else value
+
+
 def as_double(inputs: Mapping[Node, Any]) -> dict[Node, Any]:
     """Inputs with floating-point tensors in float64."""
     return {
@@ -299,7 +311,7 @@ def patterns_at(
     asked = switches(graph)
     with torch.no_grad():
         forward(
-            graph, inputs, replace={node: partial(note, node=node) for node in asked},
+            graph, inputs, replace=widened(graph) | {node: partial(note, node=node) for node in asked},
             targets=asked or [graph.output], values=values, parameters=parameters,
         )  # fmt: skip
     return found
@@ -321,7 +333,8 @@ def frozen_run(
 
     with torch.no_grad():
         return forward(
-            graph, {only_input(graph): rows}, replace={node: partial(hold, node=node) for node in piece},
+            graph, {only_input(graph): rows},
+            replace=widened(graph) | {node: partial(hold, node=node) for node in piece},
             targets=targets, keep=keep, values=values,
         )  # fmt: skip
 

@@ -23,6 +23,7 @@ from microtome.interpret.patterns import (
     only_input,
     patterns_at,
     switches,
+    widened,
 )
 from microtome.signals.expression import Constant, derive
 from microtome.signals.interpretation import Interpretation, Scene, interpreted
@@ -106,7 +107,8 @@ class AsTree(Interpretation):
         graph = doubled(scene.graph, scene.parameters)
         tree = DecisionTree.from_graph(graph)
         inputs = as_double(scene.inputs)
-        out = forward(graph, inputs, targets=[graph.output]).values[graph.output]
+        run = forward(graph, inputs, targets=[graph.output], replace=widened(graph))
+        out = run.values[graph.output]
         error = (tree(x) - out).abs().flatten(1).amax(1)
         work = [tree.multiply_adds(leaf) for leaf in tree.leaves_of(x)]
         codes = code(patterns_at(graph, inputs), len(x))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from microtome.subject import Subject
 
 REGIONS = "theory/linear_regions_on_the_data_manifold"
 TREE = "explain/neural_networks_are_decision_trees"
+SPEED = "theory/lipschitz"
 
 
 def relu_net(first: list[list[float]], bias: list[float], last: list[list[float]]) -> nn.Sequential:
@@ -44,6 +47,10 @@ def hat() -> Specimen:
             Truth(TREE, "leaves reached", 2.0, 0.0, "no example lies between 0 and 1", every),
             Truth(TREE, "questions", 2.0, 0.0, "one for each ReLU", every),
             Truth(TREE, "feasible leaves", 3.0, 0.0, "x > 1 and x <= 0 exclude each other", every),
+            Truth(SPEED, "largest slope found", 2.0, 1e-12, "at 1.5 the slope is -2", every),
+            Truth(SPEED, "upper bound", math.sqrt(40), 1e-12, "|(2, -4)| |(1, 1)|", every),
+            Truth(SPEED, "upper bound", 6.0, 1e-12, "2 + 4 in the norm infinity", {**every, "norm": "inf"}),
+            Truth(SPEED, "upper bound", 8.0, 1e-12, "4 times 2 in the norm 1", {**every, "norm": "1"}),
             Truth(TREE, "open questions on a path", 5 / 3, 1e-12, "(1 + 2 + 2) / 3", every),
         ),
     )  # fmt: skip
@@ -76,5 +83,27 @@ def twice_folded() -> Specimen:
             Truth(REGIONS, "nearest boundary", 1.0, 1e-12, "from 2 to 1", every),
             Truth(TREE, "feasible leaves", 4.0, 0.0, "four pieces", every),
             Truth(TREE, "difference", 0.0, 1e-12, "the tree and the network are one function", every),
+        ),
+    )  # fmt: skip
+
+
+@specimen
+def two_linear_layers() -> Specimen:
+    """Linear layers diag(3, 1) and diag(1, 2) in a row: together diag(3, 2), and not 3 times 2."""
+    n = 16
+    layers = [nn.Linear(2, 2, bias=False).double() for _ in range(2)]
+    with torch.no_grad():
+        for layer, diagonal in zip(layers, ([3.0, 1.0], [1.0, 2.0]), strict=True):
+            layer.weight.copy_(torch.tensor(diagonal).diag())
+    x = torch.linspace(-1, 1, 2 * n, dtype=torch.float64).reshape(n, 2)
+    subject = Subject(nn.Sequential(*layers), [(x, torch.arange(n) % 2)], name="two linear layers")
+    why = "the spectral norm of diag(3, 2)"
+    return Specimen(
+        "two linear layers", subject,
+        (
+            Truth(SPEED, "upper bound", 3.0, 1e-12, why),
+            Truth(SPEED, "largest slope found", 3.0, 1e-12, why),
+            Truth(SPEED, "bound, of the slope found", 1.0, 1e-12, "a linear network has one slope"),
+            Truth(SPEED, "upper bound near an example", 3.0, 1e-12, why),
         ),
     )  # fmt: skip

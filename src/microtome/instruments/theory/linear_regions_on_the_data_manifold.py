@@ -32,8 +32,9 @@ class LinearRegions(Instrument):
 
     A network of linear maps, ReLUs, clamps and max-pools is linear on polytopes; crossing a boundary changes the piece
     of some unit. Density = boundaries crossed / Euclidean length, in 1 / unit of the inputs, along straight ways of
-    equal length from each of ``examples`` inputs x [d]: to the next example of its class, to one of another class (cut
-    to the same length), in a random direction, and from a random point of the box of the data in a random direction.
+    equal length from each of ``examples`` inputs x [d]: to the next of its class among ``partners`` examples, to one of
+    another class (cut to the same length), in a random direction, and from a random point of the box of the data in a
+    random direction.
     Every crossing is solved for in float64, none is sampled (Sotoudeh & Thakur 2019). Distance to the nearest boundary:
     min over units of |margin| / |gradient of the margin| inside the region, exact, for inputs of at most 1024 numbers.
     Tiwari & Konidaris 2022 bound both by the number of units and the geometry of the data.
@@ -51,6 +52,7 @@ class LinearRegions(Instrument):
     )
 
     examples: int = 4
+    partners: int = 64
     seed: int = 0
 
     def rounds(self, subject: Subject) -> int:
@@ -62,9 +64,13 @@ class LinearRegions(Instrument):
         over = Sample(self.examples, self.seed)
         labelled = subject.task.one_answer_per_example and subject.has_targets and subject.task.categorical
         label = [example_labels()] if labelled else []
-        ids, given, *named = yield Collect(signals=(rows, inputs, *label), over=over)
+        around = Sample(max(self.examples, self.partners), self.seed)  # of which the others are a part
+        ids, given, *named = yield Collect(signals=(rows, inputs, *label), over=around)
         classes = named[0] if named else torch.zeros(len(ids), dtype=torch.long)
         starts, ends, kinds = _ways(ids, given.double(), classes, self.seed)
+        chosen = over.rows(subject.examples)
+        kept = torch.isin(ids, chosen) if chosen is not None else torch.ones_like(ids, dtype=torch.bool)
+        ids, starts, ends = ids[kept], starts[kept], ends[kept]
         length = (ends - starts).flatten(2).norm(dim=2)  # [n, kinds]
         if not bool((length > 0).any()):
             raise Refusal("there are no two different examples to go between")
