@@ -37,8 +37,10 @@ from microtome.interpret.patterns import (
 )
 
 SAME = 1e-11
-ROWS = 1 << 13
-"""Points that lines may have together before they are walked apart."""
+TOGETHER = 1 << 28
+"""Bytes that the values at all points of lines may take before lines are walked apart."""
+LIMIT = 1 << 29
+"""Bytes beyond which a single line is refused."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,8 @@ class _Points:
     line: Tensor
     at: Tensor
     values: dict[Node, Any] = field(default_factory=dict)
+    peak: int = 1
+    """Most bytes that values took."""
     source: Tensor = field(init=False)
     """[points] of each new point the one before it among the old ones, and how far beyond it lies."""
     share: Tensor = field(init=False)
@@ -85,6 +89,24 @@ class _Points:
         self.at = self.between(self.at)
         for node, value in self.values.items():
             self.values[node] = self._follow(node, value, before)
+
+    def afford(self, node: Node, more: int) -> None:
+        """Note what the values will take with so many more points.
+
+        Raises:
+            SubjectError: MT344 when that is too much.
+        """
+        now = len(self.at)
+        live = [v for v in self.values.values() if isinstance(v, Tensor) and v.dim() and len(v) == now]
+        size = sum(v.numel() * v.element_size() for v in live) * (now + more) // max(now, 1)
+        self.peak = max(self.peak, size)
+        if size > LIMIT:
+            raise SubjectError(
+                "MT344",
+                f"lines cross so many boundaries that their values take {size >> 20} MiB and more",
+                where=node.place(),
+                fix="take shorter lines, fewer of them, or a smaller network",
+            )
 
     def between(self, value: Tensor) -> Tensor:
         """[points, ...] interpolated at the new points."""
@@ -119,7 +141,8 @@ def line_crossings(graph: Graph, start: Tensor, end: Tensor) -> Crossings:
     """All boundaries between ``start`` [m, ...] and ``end`` [m, ...], example by example.
 
     Raises:
-        SubjectError: MT340 for operations that are not piecewise linear, MT341 for values that mix examples.
+        SubjectError: MT340 for operations that are not piecewise linear, MT341 for values that mix examples, MT344
+            when a line crosses more boundaries than memory holds.
     """
     graph, asked = doubled(graph), switches(graph)
     if not graph.dynamic:
@@ -139,7 +162,7 @@ def line_crossings(graph: Graph, start: Tensor, end: Tensor) -> Crossings:
             found_line.append(points.line[inner] + done)
             found_at.append(points.at[inner])
             done += step
-            step = max(1, min(len(start), ROWS * step // max(len(points.at), 1)))
+            step = max(1, min(len(start), TOGETHER * step // points.peak))
     return Crossings(torch.cat(found_line), torch.cat(found_at), len(start))
 
 
@@ -155,6 +178,7 @@ def _walk(graph: Graph, asked: Sequence[Node], start: Tensor, end: Tensor) -> _P
         if not len(left):
             return value
         points.values.pop(node)
+        points.afford(node, len(left))
         points.insert(left, weight)
         args, kwargs = operands_of(node, points.values)
         return node.target(*args, **kwargs)

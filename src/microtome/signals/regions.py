@@ -5,6 +5,7 @@ They are read off the program in float64, and hold for networks of linear maps a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from microtome.errors import Refusal, SubjectError
 from microtome.interpret import Graph
+from microtome.interpret.cost import costs_of, shapes_only
 from microtome.interpret.crossings import code, line_crossings
 from microtome.interpret.decision_tree import DecisionTree
 from microtome.interpret.interpreter import forward
@@ -29,8 +31,10 @@ from microtome.signals.expression import Constant, derive
 from microtome.signals.interpretation import Interpretation, Scene, interpreted
 from microtome.subject import Subject
 
-WIDEST = 1024
-"""Numbers an input may have where a matrix of the input is wanted for every example."""
+WORK = 5e9
+"""Units times multiply-adds of a forward up to which whole ways are walked."""
+HELD = 1 << 27
+"""Numbers that a program may hold when it is run for every unit vector of the input at once."""
 
 
 def piecewise_program(subject: Subject) -> Graph:
@@ -50,6 +54,21 @@ def piecewise_program(subject: Subject) -> Graph:
     if not graph.dynamic:
         raise Refusal("the program takes one size of batch only: " + "; ".join(graph.notes))
     return graph
+
+
+def matrices_fit(graph: Graph) -> bool:
+    """Whether the slopes of all units by all numbers of an input can be had: d + 1 times all activations."""
+    sizes = [math.prod(s for s in node.shape or () if isinstance(s, int)) for node in graph.operations]
+    place = only_input(graph).shape or ()
+    return (math.prod(s for s in place if isinstance(s, int)) + 1) * sum(sizes) <= HELD
+
+
+def affordable_share(graph: Graph) -> float:
+    """Share of a way that is walked in seconds: the boundaries on it grow with the units, each costs a forward."""
+    shapes = shapes_only(graph)
+    units = sum(math.prod(s for s in node.shape or () if isinstance(s, int)) for node in switches(graph))
+    products = sum(cost.flops for cost in costs_of(graph, shapes)) / 2 / shapes[graph.inputs[0]].shape[0]
+    return min(1.0, WORK / max(units * products, 1.0))
 
 
 def _place(scene: Scene) -> Tensor:
@@ -72,7 +91,10 @@ class Crossed(Interpretation):
         x, rows = _place(scene), scene.batch.rows
         ways = (self.starts.for_rows(rows), self.ends.for_rows(rows))
         start, end = (way.to(x.device).reshape(-1, *x.shape[1:]) for way in ways)
-        counts = line_crossings(doubled(scene.graph, scene.parameters), start, end).counts
+        try:
+            counts = line_crossings(doubled(scene.graph, scene.parameters), start, end).counts
+        except SubjectError as error:
+            raise Refusal(str(error)) from error
         return counts.double().reshape(len(x), -1)
 
 
@@ -125,4 +147,4 @@ def as_tree(key: str) -> Any:
     return derive(_key, interpreted(AsTree()), key=key, name=key)
 
 
-__all__ = ["WIDEST", "AsTree", "Crossed", "Nearest", "as_tree", "piecewise_program"]
+__all__ = ["AsTree", "Crossed", "Nearest", "affordable_share", "as_tree", "matrices_fit", "piecewise_program"]

@@ -14,7 +14,7 @@ from microtome.instrument import Asking, HasSite, Independent, Instrument
 from microtome.interpret.cost import costs_of, shapes_only
 from microtome.interpret.decision_tree import grown
 from microtome.signals import inputs, rows
-from microtome.signals.regions import WIDEST, as_tree, piecewise_program
+from microtome.signals.regions import as_tree, matrices_fit, piecewise_program
 from microtome.subject import Subject
 
 
@@ -55,9 +55,9 @@ class DecisionTrees(Instrument):
         yield ()  # planning captures nothing
         graph = piecewise_program(subject)
         size = math.prod(subject.input_shape or ())
-        if size > WIDEST:
+        if not matrices_fit(graph):
             raise Refusal(
-                f"a split weighs all {size} numbers of an input: the tree is too large to write down"
+                f"every question weighs {size} numbers of the input: the tree is too large to write down"
             )
         ids, given, error, codes, work = yield Collect(
             signals=(rows, inputs, as_tree("error"), as_tree("code"), as_tree("work")),

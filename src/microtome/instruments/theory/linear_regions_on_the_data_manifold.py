@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ from microtome.signals.expression import Constant
 from microtome.signals.interpretation import interpreted
 from microtome.signals.noise import row_counters, row_normal
 from microtome.signals.readout import example_labels
-from microtome.signals.regions import WIDEST, Crossed, Nearest, piecewise_program
+from microtome.signals.regions import Crossed, Nearest, affordable_share, matrices_fit, piecewise_program
 from microtome.statistics import student
 from microtome.subject import Subject
 
@@ -36,7 +35,7 @@ class LinearRegions(Instrument):
     another class (cut to the same length), in a random direction, and from a random point of the box of the data in a
     random direction.
     Every crossing is solved for in float64, none is sampled (Sotoudeh & Thakur 2019). Distance to the nearest boundary:
-    min over units of |margin| / |gradient of the margin| inside the region, exact, for inputs of at most 1024 numbers.
+    min over units of |margin| / |gradient of the margin| inside the region, exact; only where all slopes fit.
     Tiwari & Konidaris 2022 bound both by the number of units and the geometry of the data.
     Cost: a forward of all points where something is crossed, for each way; d + 1 forwards for a distance.
     Misleads: a straight way between examples leaves their manifold; with as many units more boundaries are crossed
@@ -60,7 +59,8 @@ class LinearRegions(Instrument):
 
     def examine(self, subject: Subject) -> Asking:
         yield ()  # planning captures nothing
-        piecewise_program(subject)
+        graph = piecewise_program(subject)
+        narrow, share = matrices_fit(graph), affordable_share(graph)
         over = Sample(self.examples, self.seed)
         labelled = subject.task.one_answer_per_example and subject.has_targets and subject.task.categorical
         label = [example_labels()] if labelled else []
@@ -68,13 +68,13 @@ class LinearRegions(Instrument):
         ids, given, *named = yield Collect(signals=(rows, inputs, *label), over=around)
         classes = named[0] if named else torch.zeros(len(ids), dtype=torch.long)
         starts, ends, kinds = _ways(ids, given.double(), classes, self.seed)
+        ends = starts + share * (ends - starts)
         chosen = over.rows(subject.examples)
         kept = torch.isin(ids, chosen) if chosen is not None else torch.ones_like(ids, dtype=torch.bool)
         ids, starts, ends = ids[kept], starts[kept], ends[kept]
         length = (ends - starts).flatten(2).norm(dim=2)  # [n, kinds]
         if not bool((length > 0).any()):
             raise Refusal("there are no two different examples to go between")
-        narrow = math.prod(given.shape[1:]) <= WIDEST
         asked = {"ways": Collect(signals=(rows, interpreted(Crossed(Constant(starts, ids), Constant(ends, ids)))),
                                  over=over)}  # fmt: skip
         if narrow:
@@ -102,13 +102,17 @@ class LinearRegions(Instrument):
         if elsewhere > 0:
             quantities["density, of that between random points"] = Quantity(value=here / elsewhere)
         caveats = [] if labelled else ["without one class an example, ways go to the next example"]
+        if share < 1:
+            caveats.append(f"the network is large: ways are cut to {share:.2g} of their length")
         if narrow:
             near = found["near"][1]
             near = near[near >= 0]
             if len(near):
                 quantities["nearest boundary"] = Quantity(value=float(near.median()), unit="input unit")
         else:
-            caveats.append(f"inputs have more than {WIDEST} numbers: no distance to the nearest boundary")
+            caveats.append(
+                "the slopes of all units are too many to have: no distance to the nearest boundary"
+            )
         return Finding(
             headline=f"density {head}",
             summary=f"From an example {head}, {table[0][3]:.4g} boundaries are crossed on the way, {here:.3g} per unit "

@@ -1,0 +1,1 @@
+"""What do statements about networks in general say about this one?"""
