@@ -13,6 +13,7 @@ PARTS: dict[str, tuple[str, list[str]]] = {
     "Engine overhead": ("benchmarks.overhead", []),
     "The same questions asked of peers": ("benchmarks.peers", []),
     "Bounds against auto_LiRPA": ("benchmarks.bounds", []),
+    "Relevance against zennit and captum": ("benchmarks.relevance", []),
     "Peak memory against the number of examples": ("benchmarks.memory", []),
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")

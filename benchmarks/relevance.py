@@ -4,8 +4,12 @@ Three networks: "plain" is a stack of convolution, batch-norm, ReLU module, pool
 is right; "cnn" and "resnet" are written as people write them (functional and reused ReLUs, residual sums). Peers are
 used as documented: zennit with its canonizer that merges batch-norms. Both sides run in this process, in turn; time is
 the median of the repeats after one that does not count, without our capture, which is done once a model and printed
-apart. The difference of maps is the largest, over the largest entry of ours. "sum / score" is the median over the
+apart. The difference of maps is the largest, over the largest entry of ours (and
+the median of that over examples: the epsilon rule multiplies what denominators near 0 make of a stabiliser, and zennit
+leaves a merged batch-norm its eps of 1e-5). "sum / score" is the median over the
 examples of what a map of LRP adds up to, over the logit it explains: 1 but for what biases hold, where it is right.
+pytorch-grad-cam's FullGrad brings every channel to 0..1 by itself, the authors' code and ours every layer of an
+example, so that those two differ by design.
 """
 
 from __future__ import annotations
@@ -205,10 +209,12 @@ def compare(name: str, ours: Work, peers: dict[str, Work], score: Tensor, repeat
             mine = (scaled / (scaled.amax(1, keepdim=True) + 1e-7)).reshape(own.shape)
         else:
             mine = own
+        each = (found - mine).abs().flatten(1).amax(1) / mine.abs().flatten(1).amax(1)
         gap = float((found - mine).abs().max() / mine.abs().max())
         print(
             f"  {name:22s} {who:18s} {took * 1e3:8.1f} ms  {took / own_time:5.2f} times ours, "
-            f"differs by {gap:.2g}{kept(found)}"
+            f"differs by {gap:.2g} (median example {float(each.median()):.2g})"
+            f"{kept(found)}"
         )
 
 
@@ -228,19 +234,21 @@ def main() -> None:
             model, data = build(name, count)
         x = torch.cat([batch[0] for batch in data])
         with torch.no_grad():
+            outputs = model(x)
             began = time.perf_counter()
             outputs = model(x)
             forward = time.perf_counter() - began
         classes = outputs.argmax(1)
         score = outputs.gather(1, classes[:, None])[:, 0]
+        repeats = arguments.repeats if name != "resnet" else 3
         began = time.perf_counter()
         asked = questions(model, x, classes)
         print(
-            f"{name}: N={count} threads={arguments.threads} repeats={arguments.repeats}, "
+            f"{name}: N={count} threads={arguments.threads} repeats={repeats}, "
             f"a forward {forward * 1e3:.0f} ms, our capture {time.perf_counter() - began:.1f} s once a model"
         )
         for question, (ours, peers) in asked.items():
-            compare(question, ours, peers, score, arguments.repeats if name != "resnet" else 3)
+            compare(question, ours, peers, score, repeats)
     print(f"versions: {', '.join(f'{p} {version(p)}' for p in ('torch', 'zennit', 'captum', 'grad-cam'))}")
 
 
