@@ -439,7 +439,7 @@ def test_a_missing_rule_names_the_operation_and_the_place():
 def test_batch_norm_by_batch_statistics_is_refused():
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)).eval()
     x = torch.rand(3, 4)
-    with pytest.raises(SubjectError, match="MT310 .*batch_norm"):
+    with pytest.raises(SubjectError, match=r"MT310 .*batch_norm"):
         relevance(capture(model, (x,)), (x,), torch.ones(3, 4), composite("epsilon"))
 
 

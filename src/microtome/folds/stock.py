@@ -298,6 +298,11 @@ class Collect(Fold):
         """One slice."""
         if values[0].shape[0] == 0:
             return None
+        lengths = {v.shape[0] for v in values if v.dim()}
+        if len(lengths) > 1:
+            raise Refusal(
+                f"some signals have one value an example, others not: {sorted(lengths)} rows in a slice"
+            )
         return {f"v{i:02d}": v.detach().cpu() for i, v in enumerate(values)}
 
     def merge(self, a: State, b: State) -> State:

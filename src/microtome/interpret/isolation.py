@@ -137,7 +137,8 @@ def _labelled(graph: Graph, node: Node, value: Any, rows: int) -> Any:
         return value
     size = node.shape[0]
     first = next(n.shape[0] for n in graph.inputs if n.shape)
-    if size != first:
+    # Export may give each input's number of examples a symbol of its own.
+    if size != first and not isinstance(size, str):
         return value
     shape = torch.Size([rows, *value.shape[1:]])
     return Rows(shape, value.dtype, value.device, 0)

@@ -639,8 +639,6 @@ class Evaluator:
         first, tree = pytree.tree_flatten(parts[0])
         columns = [first, *(pytree.tree_leaves(p) for p in parts[1:])]
         joined = [c[0] if len(c) == 1 else torch.cat(c) for c in map(list, zip(*columns, strict=True))]
-        if any(isinstance(j, Tensor) and j.dim() and len(j) != n for j in joined) and batch.divisible:
-            raise Refusal(f"{type(interpretation).__name__} gives no value an example of this program")
         board.put(signal, pytree.tree_unflatten(joined, tree))
 
     def _profile(self, call: _Call, signal: Signal, board: _Pending) -> None:
