@@ -244,7 +244,7 @@ def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable
             torch.rand_like(chosen),
         ]  # fmt: skip
         metric = quantus.PixelFlipping(
-            features_in_step=chosen[0].numel() // 16, perturb_baseline="black", normalise=False,
+            features_in_step=chosen[0, 0].numel() // 16, perturb_baseline="black", normalise=False,
             disable_warnings=True,
         )  # fmt: skip
         curves = []
