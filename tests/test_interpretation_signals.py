@@ -65,7 +65,20 @@ def test_the_program_in_every_world(make, move):
 
 
 @pytest.mark.parametrize(
-    "name", ["hf_bert", "hf_gpt2", "resnet", "shared_weights", "two_inputs", "lstm", "nano_gpt", "exported"]
+    "name",
+    [
+        "hf_bert",
+        "hf_gpt2",
+        "resnet",
+        "shared_weights",
+        "two_inputs",
+        "lstm",
+        "nano_gpt",
+        "exported",
+        "dict_output",
+        "loss_first_output",
+        "regression_flat",
+    ],
 )
 def test_networks_as_users_have_them(name):
     model, data = getattr(networks, name)()
@@ -75,6 +88,29 @@ def test_networks_as_users_have_them(name):
     real, again, site, given = _both(subject, lambda s: s.at(Reinitialised(0)), size=None, over=over)
     torch.testing.assert_close(again, real, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(site, given)
+
+
+class HiddenFirst(nn.Module):
+    """Returns its hidden values before its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        hidden = self.body(x).relu()
+        return {"hidden": hidden, "logits": self.head(hidden)}
+
+
+def test_the_answer_is_the_one_that_is_measured():
+    real, again, _, _ = _both(Subject(HiddenFirst(), [(torch.randn(9, 4), torch.arange(9) % 3)]))
+    assert again.shape == (9, 3)
+    torch.testing.assert_close(again, real)
+
+
+def test_a_network_that_draws_has_no_fixed_program():
+    with pytest.raises(Failed, match="draws random numbers"):
+        read(Subject(*networks.functional_dropout()), Collect(signals=(rows, interpreted(Slope()))))
 
 
 class Pooled(nn.Module):

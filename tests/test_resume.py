@@ -107,7 +107,8 @@ def test_resume_does_not_repeat_what_was_done(tmp_path: Path) -> None:
 
         def round_finished(self, index: int, seconds: float) -> None: ...
         def found(self, finding: object) -> None: ...
-        def note(self, text: str) -> None: ...
+        def note(self, text: str) -> None:
+            raise AssertionError(text)
 
     with mt.store.open_store(str(store)) as opened:  # type: ignore[attr-defined]
         (entry,) = opened.list()

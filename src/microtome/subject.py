@@ -28,7 +28,7 @@ from microtome.signals.capture import (
 from microtome.task import IGNORE, Task, check_kind, given_task, infer_task, primary_output
 
 if TYPE_CHECKING:
-    from microtome.interpret import Graph
+    from microtome.interpret import Graph, Node
 
 PROBE_ROWS = 32
 DATASET_BATCH = 64
@@ -212,7 +212,8 @@ class Subject:
                 few = batch.take(slice(0, 4)) if batch.divisible else batch
                 args, kwargs = few.call()
                 try:
-                    self._graphs[key] = capture(self.model, args, kwargs)
+                    graph = capture(self.model, args, kwargs)
+                    self._graphs[key] = replace(graph, answer=_answer(graph))
                 except SubjectError as error:
                     self._graphs[key] = str(error)
         found = self._graphs[key]
@@ -681,6 +682,22 @@ class Subject:
         self._say(
             "measured in eval mode" if to_eval(self.model) else "measured in the mode it was exported in"
         )
+
+
+def _answer(graph: Graph) -> Node:
+    """The node of the output that the engine measures, so that both sides speak of the same numbers."""
+    from microtome.interpret import Node
+
+    stand: dict[int, Node] = {}
+    values: list[Any] = []
+    for output in graph.outputs:
+        if isinstance(output, Node):
+            shape = [1] * len(output.shape or ())
+            values.append(torch.empty(shape, dtype=output.dtype, device="meta"))
+            stand[id(values[-1])] = output
+        else:
+            values.append(output)
+    return stand[id(primary_output(graph.unflatten(values)))]
 
 
 def _examples(output: Tensor, batch: Batch) -> Tensor:

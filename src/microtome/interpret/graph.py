@@ -107,6 +107,7 @@ class Graph:
     keywords: tuple[str, ...] = ()
     dynamic: bool = True  # whether other batch sizes than the example's are allowed
     notes: tuple[str, ...] = ()
+    answer: Node | None = None  # the output that answers, where whoever captured the program knows it
     maxima: Mapping[Node, int] = field(default_factory=dict)
     """Largest entries that integer inputs must have: they count the groups the program has sizes for."""
 
@@ -115,13 +116,21 @@ class Graph:
         return f"<Graph of {count} operations, inputs {list(self.inputs)}>"
 
     @property
+    def batched(self) -> tuple[Node, ...]:
+        """Inputs with one entry an example: of open length (each may have its own symbol), or that of the first."""
+        sized = [node for node in self.inputs if node.shape]
+        return tuple(n for n in sized if isinstance(n.shape[0], str) or n.shape[0] == sized[0].shape[0])  # type: ignore[index]
+
+    @property
     def operations(self) -> tuple[Node, ...]:
         """The nodes that compute something."""
         return tuple(node for node in self.nodes if node.kind == "operation")
 
     @property
     def output(self) -> Node:
-        """The first output that is a node of floating-point numbers: the logits of a classifier."""
+        """What the model answers: ``answer``, else the first output of floating-point numbers, such as logits."""
+        if self.answer is not None:
+            return self.answer
         nodes = [node for node in self.outputs if isinstance(node, Node)]
         floating = [node for node in nodes if node.dtype is not None and node.dtype.is_floating_point]
         if not nodes:

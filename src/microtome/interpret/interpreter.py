@@ -383,19 +383,25 @@ def _spread(
     output = run.values[node] if found and found.output else None
     at = At(node, domain, state, output, positions)
     shares = function(at, cotangent, *args, **kwargs)
-    if not isinstance(shares, tuple | list):
-        if len(positions) != 1:
-            raise MicrotomeError(
-                "MT311",
-                f"'{domain.name}' gives '{node.operation}' one share for {len(positions)} operands",
-                where=node.place(),
-                fix="return a list with a share (or None) for each tensor operand, in order",
-            )
-        shares = [shares if i in positions else None for i in range(len(operands))]
+    shares = shares_of(domain, node, shares, positions)
     for position, share in enumerate(shares):
         if share is not None and position in positions:
             operand = operands[position]
             arrived[operand] = domain.add(arrived[operand], share) if operand in arrived else share
+
+
+def shares_of(domain: Domain, node: Node, shares: Any, positions: frozenset[int]) -> list[Any]:
+    """What a rule returned as a list with a share, or None, for each tensor operand."""
+    if isinstance(shares, tuple | list):
+        return list(shares)
+    if len(positions) != 1:
+        raise MicrotomeError(
+            "MT311",
+            f"'{domain.name}' gives '{node.operation}' one share for {len(positions)} operands",
+            where=node.place(),
+            fix="return a list with a share (or None) for each tensor operand, in order",
+        )
+    return [shares if i in positions else None for i in range(len(node.operands))]
 
 
 def sources(graph: Graph) -> tuple[Node, ...]:

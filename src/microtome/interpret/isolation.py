@@ -133,12 +133,7 @@ def error_place(error: MicrotomeError) -> str:
 
 def _labelled(graph: Graph, node: Node, value: Any, rows: int) -> Any:
     """An input as its examples; what holds none stays as it is."""
-    if not isinstance(value, Tensor) or not value.dim() or not node.shape:
-        return value
-    size = node.shape[0]
-    first = next(n.shape[0] for n in graph.inputs if n.shape)
-    # Export may give each input's number of examples a symbol of its own.
-    if size != first and not isinstance(size, str):
+    if not isinstance(value, Tensor) or not value.dim() or node not in graph.batched:
         return value
     shape = torch.Size([rows, *value.shape[1:]])
     return Rows(shape, value.dtype, value.device, 0)

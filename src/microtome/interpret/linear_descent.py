@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from microtome.errors import MicrotomeError
 from microtome.interpret.curves import CURVES
 from microtome.interpret.graph import Graph, Node, substitute
-from microtome.interpret.interpreter import At, missing_rule
+from microtome.interpret.interpreter import At, missing_rule, shares_of
 from microtome.interpret.linear_walk import Early, LinearBounds, Walk
 from microtome.interpret.operations import SHAPE_ONLY, overloads
 
@@ -106,15 +105,7 @@ class Descent:
             if not sized or (node.target in _ONE_SIDED and len(tracked) > 1):
                 rows = walk.unfolded(rows)
         shares = _applied(at, entry.rule, rows, args, kwargs)
-        if not isinstance(shares, tuple | list):
-            if len(positions) != 1:
-                raise MicrotomeError(
-                    "MT311",
-                    f"'{self.domain.name}' gives '{node.operation}' one share for {len(positions)} operands",
-                    where=node.place(),
-                    fix="return a list with a share (or None) for each tensor operand, in order",
-                )
-            shares = [shares if i in positions else None for i in range(len(operands))]
+        shares = shares_of(self.domain, node, shares, positions)
         for position, share in enumerate(shares):
             if share is not None and position in positions:
                 operand = operands[position]

@@ -120,7 +120,7 @@ def jacobians(run: Run, places: Mapping[Node, Tensor], most: int = 64) -> Tensor
     of the matrix, whose norm is no larger.
     """
     graph, out = run.graph, run.output
-    flat = out.flatten(1)
+    flat = out.reshape(len(out), -1)
     rows = []
     for k in range(min(flat.shape[1], most)):
         seed = torch.zeros_like(flat)

@@ -250,6 +250,8 @@ class Run:
                 self._guard(world.subject)
         work = _Work(order)
         saved = self.states.load(index, order) if self.states is not None else None
+        if self.states is not None and self.states.unread:
+            self.watcher.note(f"what was saved of round {index} cannot be used: {self.states.unread}")
         if saved is not None:
             work.states, work.failures = saved.states, saved.failures
             if saved.marks:

@@ -55,6 +55,7 @@ class StateFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._turn = 0
+        self.unread = ""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -91,13 +92,19 @@ class StateFolder:
             (self.folder / previous.file).unlink(missing_ok=True)
 
     def load(self, index: int, order: list[Fold]) -> SavedRound | None:
-        """Read a round back, or None when there is none that fits."""
-        header = self._header(self.folder / f"round{index:04d}.json")
+        """Read a round back, or None when there is none that fits; ``unread`` then says why, if one was there."""
+        self.unread = ""
+        path = self.folder / f"round{index:04d}.json"
+        header = self._header(path)
         if header is None or header.folds != len(order):
+            if path.exists():
+                held = "is no header" if header is None else f"is of {header.folds} folds, not {len(order)}"
+                self.unread = f"{path.name} {held}"
             return None
         try:
             tensors = load_file(self.folder / header.file)
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError) as error:
+            self.unread = f"{header.file}: {error}"
             return None
         states: dict[Fold, State | None] = {}
         for name, value in tensors.items():

@@ -92,7 +92,8 @@ def interval_rows(
                     graph, box, inputs, rounding=rounding, parameters=parameters, targets=[last]
                 ).output
             )
-            return _lower(domain, rows, Interval(out.lower.flatten(1), out.upper.flatten(1)), None)
+            lower, upper = (end.reshape(len(rows), -1) for end in (out.lower, out.upper))
+            return _lower(domain, rows, Interval(lower, upper), None)
         run = interval_run(graph, box, inputs, rounding=rounding, parameters=parameters, targets=joined)
         operand, weight, *bias = (run.values[node] for node in joined)
         shift = rows @ bias[0] if bias else None

@@ -11,11 +11,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,29 +24,21 @@ from torch.utils import _pytree as pytree
 
 from microtome.batches import Batch
 from microtome.errors import MicrotomeError, Refusal, SubjectError
+from microtome.signals.call import NO_SITE, Call, GraphValues, standing
 from microtome.signals.capture import (
     StopForward,
-    first_tensor,
     is_out_of_memory,
-    random_states,
     replace_first,
-    restore_random,
-    watching,
 )
-from microtome.signals.expression import HERE, Constant, Signal, Site, World, source
+from microtome.signals.expression import Signal, Site, World
 from microtome.signals.interpretation import make_scene
-from microtome.subject import Subject, forward_error
+from microtome.signals.program import PROFILE_FORWARDS, Board, Deliver, Failure, Program, WorldPlan, layers_of
+from microtome.subject import Subject
 from microtome.task import primary_output
 
-Deliver = Callable[[Signal, Any], None]
-
-_SLICE_SOURCES = ("targets", "rows")
 _TOGETHER = "examples reach one another in this batch: the inputs of some cannot be changed alone"
-_NO_SITE = "inputs are integers, and no embedding layer was found to stand for them"
 _SECOND_ORDER = 6
 """Bytes of the graph of a gradient, in multiples of the activations."""
-PROFILE_FORWARDS = 9
-"""One counted; four watched and four bare ones timed, the first of each for warming up."""
 
 
 @dataclass(frozen=True)
@@ -60,180 +50,6 @@ class _Slope:
     """Pairs (part of the gradient, parameter) through which the second derivative flows."""
     fresh: bool = False
     """Whether the round that goes on has used it."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Stands for a value that could not be computed; everything made of it fails with the same reason."""
-
-    error: BaseException
-
-
-@dataclass
-class WorldPlan:
-    """What one world has to provide."""
-
-    layers: set[str] = field(default_factory=set)
-    plain: set[Signal] = field(default_factory=set)
-    """Sources that need no work of their own: outputs, inputs, task, feature_dimension, activation."""
-    gradients: OrderedDict[Signal, list[Signal]] = field(default_factory=OrderedDict)
-    """Scalar signal -> the gradient signals wanted of it."""
-    curvature: OrderedDict[Signal, list[Signal]] = field(default_factory=OrderedDict)
-    examples: list[Signal] = field(default_factory=list)
-    across: list[Signal] = field(default_factory=list)
-    interpreted: list[Signal] = field(default_factory=list)
-    profile: Signal | None = None
-
-    @property
-    def forward(self) -> bool:
-        """Whether an ordinary forward is needed."""
-        return any(s.kind in ("outputs", "activation", "inputs") for s in self.plain) or bool(self.gradients)
-
-    def cost(self) -> float:
-        """Forwards this world amounts to, by counting floating-point operations (a backward is two)."""
-        total = 0.0
-        if self.forward:
-            total += 1.0
-        for wanted in self.gradients.values():
-            total += 2.0 if any(s.arguments[1] == "parameters" for s in wanted) else 1.0
-        for wanted in self.curvature.values():
-            total += 3.0 + 4.0 * sum(s.arguments[1].value.shape[0] for s in wanted)
-        total += 3.0 * len(self.examples)
-        for signal in self.across:
-            inner = Program([signal.arguments[0]])
-            total += signal.arguments[1].count * inner.cost()
-        total += sum(signal.arguments[1].cost for signal in self.interpreted)
-        return total + (PROFILE_FORWARDS if self.profile is not None else 0.0)
-
-
-class Program:
-    """The signals wanted in a pass, ordered by world; see the module's docstring.
-
-    Args:
-        wanted: signals whose values are to be delivered.
-    """
-
-    def __init__(self, wanted: Iterable[Signal]) -> None:
-        order = tuple(dict.fromkeys(wanted))
-        self.wanted = frozenset(order)
-        self.worlds: OrderedDict[World, WorldPlan] = OrderedDict()
-        self.dependents: dict[Signal, list[Signal]] = {}
-        self.slice_sources: set[Signal] = set()
-        seen: set[Signal] = set()
-        for signal in order:
-            self._add(signal, seen)
-        # The clean world first: its failure is the subject's failure.
-        if HERE in self.worlds:
-            self.worlds.move_to_end(HERE, last=False)
-
-    def cost(self) -> float:
-        """Forwards a slice amounts to."""
-        return sum(plan.cost() for plan in self.worlds.values()) + sum(
-            _transform_cost(world) for world in self.worlds
-        )
-
-    @property
-    def differentiates(self) -> bool:
-        """Whether any world needs a graph."""
-        return any(p.gradients or p.examples or p.across or w.inputs for w, p in self.worlds.items())
-
-    @property
-    def differentiates_twice(self) -> bool:
-        """Whether any world needs second derivatives."""
-        return any(p.curvature for p in self.worlds.values())
-
-    def _add(self, signal: Signal, seen: set[Signal]) -> None:
-        if signal in seen:
-            return
-        seen.add(signal)
-        if signal.kind == "derived":
-            for parent in dict.fromkeys(signal.parents):
-                self.dependents.setdefault(parent, []).append(signal)
-                self._add(parent, seen)
-            return
-        if signal.kind in _SLICE_SOURCES:
-            self.slice_sources.add(signal)
-            return
-        plan = self.worlds.setdefault(signal.world, WorldPlan())
-        if signal.kind == "gradient":
-            plan.gradients.setdefault(signal.arguments[0], []).append(signal)
-            plan.layers.update(_layers(signal.arguments[0]))
-            if signal.arguments[1] not in ("inputs", "parameters"):
-                plan.layers.add(signal.arguments[1])
-        elif signal.kind == "hvp":
-            plan.curvature.setdefault(signal.arguments[0], []).append(signal)
-        elif signal.kind == "example_gradients":
-            plan.examples.append(signal)
-        elif signal.kind == "across":
-            plan.across.append(signal)
-        elif signal.kind == "interpreted":
-            plan.interpreted.append(signal)
-        elif signal.kind == "profile":
-            plan.profile = signal
-        else:
-            plan.plain.add(signal)
-            if signal.kind == "activation":
-                plan.layers.add(signal.arguments[0])
-
-
-def _layers(signal: Signal) -> set[str]:
-    return {s.arguments[0] for s in signal.walk() if s.kind == "activation"}
-
-
-def _transform_cost(world: World) -> float:
-    return sum(float(getattr(t, "cost", 0.0)) for t in world.inputs)
-
-
-class _Board:
-    """Values of one slice: what arrives is pushed to what waits for it and dropped when used up."""
-
-    def __init__(self, program: Program, deliver: Deliver) -> None:
-        self.program, self.deliver = program, deliver
-        self.held: dict[Signal, Any] = {}
-        self.uses: dict[Signal, int] = {}
-        self.missing: dict[Signal, int] = {}
-
-    def put(self, signal: Signal, value: Any) -> bool:
-        """Take a value in; returns whether it is still waited for by something not yet computable."""
-        if isinstance(value, Tensor) and value.requires_grad:
-            value = value.detach()
-        if signal in self.program.wanted:
-            self.deliver(signal, value)
-        dependents = self.program.dependents.get(signal, ())
-        if not dependents:
-            return False
-        self.held[signal] = value
-        self.uses[signal] = len(dependents)
-        for dependent in dependents:
-            missing = self.missing.get(dependent)
-            missing = len(set(dependent.parents)) if missing is None else missing
-            self.missing[dependent] = missing - 1
-            if missing == 1:
-                self._compute(dependent)
-        return signal in self.held
-
-    def _compute(self, signal: Signal) -> None:
-        values = [self.held[a] if isinstance(a, Signal) else a for a in signal.arguments]
-        result = _apply(signal, values)
-        for parent in set(signal.parents):
-            self.uses[parent] -= 1
-            if self.uses[parent] == 0:
-                del self.held[parent]
-        del values
-        self.put(signal, result)
-
-
-def _apply(signal: Signal, values: list[Any]) -> Any:
-    failed = next((v for v in values if isinstance(v, Failure)), None)
-    if failed is not None:
-        return failed
-    assert signal.function is not None
-    try:
-        return signal.function(*values, **dict(signal.constants))
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        return Failure(error)
 
 
 class Evaluator:
@@ -270,7 +86,7 @@ class Evaluator:
             self._answers.clear()
 
     def _run(self, program: Program, batch: Batch, deliver: Deliver, site: Tensor | None) -> None:
-        board = _Board(program, deliver)
+        board = Board(program, deliver)
         for signal in program.slice_sources:
             board.put(signal, batch.rows if signal.kind == "rows" else batch.targets)
         for world, plan in program.worlds.items():
@@ -309,7 +125,7 @@ class Evaluator:
             for transform in world.inputs:
                 x = transform.apply(x, look).detach()
         attempt = partial(self._attempt, board)
-        call = partial(_Call, self, subject, batch, changed, x)
+        call = partial(Call, self.seed, subject, batch, changed, x)
         if plan.gradients:
             attempt(itertools.chain(*plan.gradients.values()), self._with_graph, call(), plan, board)
         if any(s in board.owed for s in plan.plain):
@@ -339,7 +155,7 @@ class Evaluator:
                 if signal in board.owed:
                     board.put(signal, Failure(error))
 
-    def _without_graph(self, call: _Call, plan: WorldPlan, board: _Pending) -> None:
+    def _without_graph(self, call: Call, plan: WorldPlan, board: _Pending) -> None:
         wanted = {s.arguments[0]: s for s in plan.plain if s.kind == "activation" and s in board.owed}
         inputs = next((s for s in plan.plain if s.kind == "inputs" and s in board.owed), None)
         outputs = next((s for s in plan.plain if s.kind == "outputs" and s in board.owed), None)
@@ -349,16 +165,16 @@ class Evaluator:
             if site is not None:
                 board.put(inputs, call.picked(site))
             elif subject.site_layer is None:
-                board.put(inputs, Failure(Refusal(_NO_SITE)))
+                board.put(inputs, Failure(Refusal(NO_SITE)))
 
         def see(name: str, output: Any) -> Any:
-            tensor = call.rows_of(name, _standing(output))
+            tensor = call.rows_of(name, standing(output))
             if inputs is not None and inputs in board.owed and name == subject.site_layer:
                 board.put(inputs, tensor)
             if name in wanted:
                 board.put(wanted[name], tensor)
             # Who still waits for it must not see a later operation write into it.
-            return replace_first(output, _standing(output).clone()) if name in subject.overwritten else None
+            return replace_first(output, standing(output).clone()) if name in subject.overwritten else None
 
         names = set(wanted)
         if inputs is not None and inputs in board.owed and subject.site_layer is not None:
@@ -372,13 +188,13 @@ class Evaluator:
         if outputs is not None:
             board.put(outputs, result)
 
-    def _with_graph(self, call: _Call, plan: WorldPlan, board: _Pending) -> None:
+    def _with_graph(self, call: Call, plan: WorldPlan, board: _Pending) -> None:
         subject = call.subject
         wrts = {s.arguments[1] for wanted in plan.gradients.values() for s in wanted}
         streamed = {s.arguments[0]: s for s in plan.plain if s.kind == "activation"}
         graph_layers = wrts - {"inputs", "parameters"}
         for of in plan.gradients:
-            graph_layers |= _layers(of)
+            graph_layers |= layers_of(of)
         raw: dict[str, Tensor] = {}
         leaves = {}
         if "parameters" in wrts:
@@ -387,7 +203,7 @@ class Evaluator:
             call.make_site_leaf()
 
         def see(name: str, output: Any) -> Any:
-            tensor = _standing(output)
+            tensor = standing(output)
             if name in graph_layers:
                 # Where nothing upstream asks for a gradient the graph begins here.
                 raw[name] = tensor if tensor.requires_grad else tensor.detach().requires_grad_(name in wrts)
@@ -412,7 +228,7 @@ class Evaluator:
                     shown = site if site is not None else call.clean_inputs()
                     if shown is not None:
                         board.put(signal, call.picked(shown))
-            values = _GraphValues(call, result, raw)
+            values = GraphValues(call, result, raw)
             remaining = len(plan.gradients)
             for of, wanted in plan.gradients.items():
                 remaining -= 1
@@ -422,8 +238,8 @@ class Evaluator:
 
     def _backward(
         self,
-        call: _Call,
-        values: _GraphValues,
+        call: Call,
+        values: GraphValues,
         of: Signal,
         wanted: list[Signal],
         raw: Mapping[str, Tensor],
@@ -460,7 +276,7 @@ class Evaluator:
             else:
                 board.put(signal, call.rows_of(wrt, torch.zeros_like(raw[wrt]) if value is None else value))
 
-    def _curvature(self, call: _Call, of: Signal, wanted: list[Signal], board: _Pending) -> None:
+    def _curvature(self, call: Call, of: Signal, wanted: list[Signal], board: _Pending) -> None:
         plain = call.x is None and not call.changed and call.subject.deterministic
         small = _SECOND_ORDER * call.subject.bytes_per_row * len(call.batch) <= self.cache_bytes
         key = (of, id(call.subject), call.batch.rows.numpy().tobytes()) if plain and small else None
@@ -495,17 +311,17 @@ class Evaluator:
         if key is not None:
             self._slopes[key] = replace(slope, fresh=True)
 
-    def _slope_with_graph(self, call: _Call, of: Signal) -> _Slope:
+    def _slope_with_graph(self, call: Call, of: Signal) -> _Slope:
         """The gradient by the parameters, ready to be differentiated again."""
         leaves = {n: p.detach().requires_grad_() for n, p in call.parameters().items()}
         raw: dict[str, Tensor] = {}
 
         def see(name: str, output: Any) -> Any:
-            raw[name] = _standing(output)
+            raw[name] = standing(output)
             return replace_first(output, raw[name].clone())
 
-        result = call.run(see, frozenset(_layers(of)), leaves)
-        total = _GraphValues(call, result, raw).get(of).sum()
+        result = call.run(see, frozenset(layers_of(of)), leaves)
+        total = GraphValues(call, result, raw).get(of).sum()
         if not total.requires_grad:
             raise Refusal("nothing differentiable leads to the output: the network cuts its own graph")
         tensors = list(leaves.values())
@@ -513,7 +329,7 @@ class Evaluator:
         used = [(g, t) for g, t in zip(found, tensors, strict=True) if g is not None and g.requires_grad]
         return _Slope(tensors, used)
 
-    def _example_gradients(self, call: _Call, signal: Signal, board: _Pending) -> None:
+    def _example_gradients(self, call: Call, signal: Signal, board: _Pending) -> None:
         of = signal.arguments[0]
         if not call.batch.divisible:
             raise Refusal("examples that reach one another have no gradients of their own")
@@ -539,7 +355,7 @@ class Evaluator:
             result = primary_output(
                 functional_call(call.subject.model, {**call.changed, **values}, args, kwargs)
             )
-            return _GraphValues(call.with_batch(alone), result, {}).get(of).sum()
+            return GraphValues(call.with_batch(alone), result, {}).get(of).sum()
 
         out: list[Tensor] = []
         self.note("examples", call.batch)
@@ -579,7 +395,7 @@ class Evaluator:
         table = torch.stack(collected)
         return [table[:, j] for j in range(len(names))]
 
-    def _across(self, world: World, call: _Call, signal: Signal, board: _Pending) -> None:
+    def _across(self, world: World, call: Call, signal: Signal, board: _Pending) -> None:
         inner, variation, weights = signal.arguments
         subject, batch = call.subject, call.batch
         base = call.x if call.x is not None else self._movable_site(subject, batch, call.changed)
@@ -606,7 +422,7 @@ class Evaluator:
                 total = part if total is None else total + part
         board.put(signal, torch.cat(parts, dim=1) if total is None else total)
 
-    def _interpreted(self, call: _Call, signal: Signal, board: _Pending) -> None:
+    def _interpreted(self, call: Call, signal: Signal, board: _Pending) -> None:
         of, interpretation = signal.arguments
         subject, batch, n = call.subject, call.batch, len(call.batch)
         affordable = 2 * self.cache_bytes / (interpretation.memory * subject.bytes_per_row)
@@ -617,11 +433,11 @@ class Evaluator:
             part = call if step >= n else call.with_batch(batch.take(piece))
             x = None if call.x is None else call.x[piece] if step < n else call.x
 
-            def slope(outputs: Tensor, part: _Call = part) -> Tensor:
+            def slope(outputs: Tensor, part: Call = part) -> Tensor:
                 leaf = outputs.detach().requires_grad_()
                 with torch.enable_grad():
                     shown = leaf if part.batch.pick is None else leaf[part.batch.pick]
-                    total = _GraphValues(part, shown, {}).get(of).sum()
+                    total = GraphValues(part, shown, {}).get(of).sum()
                     return torch.autograd.grad(total, leaf)[0]
 
             self.note("interpreted", part.batch)
@@ -631,17 +447,12 @@ class Evaluator:
             except MicrotomeError as error:
                 # What the program cannot be asked is this signal's failure, not the subject's.
                 raise Refusal(str(error)) from error
-            except (IndexError, RuntimeError, TypeError, ValueError) as error:
-                if is_out_of_memory(error):
-                    raise
-                name = type(interpretation).__name__
-                raise Refusal(f"{name} cannot be read off this program: {error}") from error
         first, tree = pytree.tree_flatten(parts[0])
         columns = [first, *(pytree.tree_leaves(p) for p in parts[1:])]
         joined = [c[0] if len(c) == 1 else torch.cat(c) for c in map(list, zip(*columns, strict=True))]
         board.put(signal, pytree.tree_unflatten(joined, tree))
 
-    def _profile(self, call: _Call, signal: Signal, board: _Pending) -> None:
+    def _profile(self, call: Call, signal: Signal, board: _Pending) -> None:
         from microtome.signals.operations import OperationCounter
 
         layers = {layer.name: i for i, layer in enumerate(call.subject.layers)}
@@ -730,15 +541,15 @@ class Evaluator:
         if site is not None:
             return site
         if subject.site_layer is None:
-            raise Refusal(_NO_SITE)
+            raise Refusal(NO_SITE)
         found: list[Tensor] = []
 
         def see(name: str, output: Any) -> None:
-            found.append(subject.rows_of(name, _standing(output)))
+            found.append(subject.rows_of(name, standing(output)))
             raise StopForward
 
         with torch.no_grad(), contextlib.suppress(StopForward):
-            _Call(self, subject, batch, changed, None).run(see, frozenset({subject.site_layer}))
+            Call(self.seed, subject, batch, changed, None).run(see, frozenset({subject.site_layer}))
         return found[0]
 
     def _parameters(self, subject: Subject, world: World) -> Mapping[str, Tensor]:
@@ -782,7 +593,7 @@ def _now(device: torch.device) -> float:
 class _Pending:
     """A world's plan while it is being fulfilled: on failure, what is still owed fails."""
 
-    def __init__(self, plan: WorldPlan, board: _Board) -> None:
+    def __init__(self, plan: WorldPlan, board: Board) -> None:
         self.board = board
         self.owed: dict[Signal, None] = dict.fromkeys(plan.plain)
         for group in (
@@ -805,228 +616,4 @@ class _Pending:
             self.put(signal, Failure(error))
 
 
-class _Call:
-    """One world's call of the model on one slice."""
-
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        subject: Subject,
-        batch: Batch,
-        changed: Mapping[str, Tensor],
-        x: Tensor | None,
-    ) -> None:
-        self.evaluator, self.subject, self.changed, self.x = evaluator, subject, changed, x
-        self.batch = batch
-        self.site_leaf: Tensor | None = None
-        self._want_leaf = False
-
-    def with_batch(self, batch: Batch) -> _Call:
-        return _Call(self.evaluator, self.subject, batch, self.changed, None)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {n: self.changed.get(n, p) for n, p in self.subject.parameters.items()}
-
-    def rows_of(self, name: str, tensor: Tensor) -> Tensor:
-        return self.subject.rows_of(name, tensor, self.batch.pick)
-
-    def make_site_leaf(self) -> None:
-        self._want_leaf = True
-        base = self.clean_inputs()
-        if base is not None:
-            self.site_leaf = base.detach().clone().requires_grad_()
-
-    def require_site(self) -> Tensor:
-        if self.site_leaf is None:
-            raise Refusal(_NO_SITE)
-        return self.site_leaf
-
-    def clean_inputs(self) -> Tensor | None:
-        """[n, ...] the real-valued inputs (all nodes of a graph); None when the embedding stands for them."""
-        return self.x if self.x is not None else self.batch.site()
-
-    def picked(self, site: Tensor) -> Tensor:
-        """The examples' own inputs.
-
-        Raises:
-            Refusal: where an example is a graph, whose inputs are its nodes.
-        """
-        if len(site) != len(self.batch) and self.batch.pick is None:
-            raise Refusal("an example is a graph: its inputs are its nodes")
-        return site if self.batch.pick is None else site[self.batch.pick]
-
-    def check(self, output: Tensor) -> None:
-        """Refuse a network whose answers are no numbers; changed inputs and parameters may do that to it.
-
-        Raises:
-            SubjectError: MT207, naming the rows.
-        """
-        plain = self.x is None and not self.changed
-        if plain and not bool(torch.isfinite(output.sum())) and not bool(torch.isfinite(output).all()):
-            rows = self.batch.rows
-            raise SubjectError(
-                "MT207",
-                "the outputs hold NaN or infinity though the inputs are finite",
-                where=f"examples {int(rows[0])}..{int(rows[-1])}",
-                fix="look at these inputs, and at the weights and normalisation of the network",
-            )
-
-    @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """A network that draws random numbers draws the same for the same slice, whatever its loader does."""
-        if self.subject.deterministic:
-            yield
-            return
-        states = random_states()
-        torch.manual_seed(self.evaluator.seed + (int(self.batch.rows[0]) if len(self.batch) else 0))
-        try:
-            yield
-        finally:
-            restore_random(states)
-
-    def run(
-        self,
-        see: Callable[[str, Any], Any],
-        names: frozenset[str],
-        leaves: Mapping[str, Tensor] | None = None,
-        entered: Callable[[str], None] | None = None,
-    ) -> Tensor:
-        """Call the model; ``see`` is shown the named calls and may replace their outputs."""
-        subject, batch = self.subject, self.batch
-        value = self.site_leaf if self.site_leaf is not None else self.x
-        embedded = subject.site_layer if batch.site() is None else None
-        if value is not None and embedded is None:
-            # A leaf may not be written into, which the model's first operation may do.
-            batch = batch.with_site(value.clone() if value.requires_grad and subject.layout.copied else value)
-        visit = see
-        if embedded is not None and (value is not None or self._want_leaf):
-            names = names | {embedded}
-
-            def visit(name: str, output: Any) -> Any:
-                if name != embedded:
-                    return see(name, output)
-                tensor = value
-                if tensor is None:
-                    found = subject.rows_of(name, _standing(output))
-                    tensor = self.site_leaf = found.detach().clone().requires_grad_()
-                dimension = subject.layer(name).batch_dimension
-                tensor = tensor.movedim(0, dimension) if dimension else tensor
-                replaced = replace_first(output, tensor.clone() if name in subject.overwritten else tensor)
-                shown = see(name, replaced)
-                return replaced if shown is None else shown
-
-        overrides = {**self.changed, **(leaves or {})}
-        args, kwargs = batch.call()
-        with self.drawing(), ExitStack() as stack:
-            if names or entered is not None:
-                stack.enter_context(watching(subject.model, visit, names, entered=entered))
-            try:
-                if overrides:
-                    # Looking for shared tensors takes longer than a small network's forward.
-                    result = functional_call(
-                        subject.model, overrides, args, kwargs, tie_weights=subject.shares_parameters
-                    )
-                else:
-                    result = subject.model(*args, **kwargs)
-            except StopForward:
-                raise
-            except Exception as error:
-                if is_out_of_memory(error) or self.changed or self.x is not None:
-                    raise
-                raise _located(self, error) from error
-        output = primary_output(result)
-        return output if self.batch.pick is None else output[self.batch.pick]
-
-    @contextmanager
-    def kernels(self, second_order: bool) -> Iterator[None]:
-        """Kernels that have the derivatives: fused attention has no second, cuDNN recurrence none in eval."""
-        recurrent = any(layer.kind == "recurrent" for layer in self.subject.layers)
-        with ExitStack() as stack:
-            if second_order:
-                stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
-            if recurrent:
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-                if second_order:
-                    stack.enter_context(_without_mkldnn())
-            yield
-
-
-@contextmanager
-def _without_mkldnn() -> Iterator[None]:
-    """Its fused recurrence has no second derivative."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*TF32.*")  # about flags that are passed on unchanged
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
-
-
-def _located(call: _Call, error: Exception) -> Exception:
-    """Run it again to see which layer breaks; only what breaks a plain forward is the subject's fault."""
-    stack: list[str] = []
-    args, kwargs = call.batch.call()
-    try:
-        with torch.no_grad(), watching(call.subject.model, wanted=frozenset(), entered=stack.append):
-            call.subject.model(*args, **kwargs)
-    except Exception as again:
-        return forward_error(again, call.batch, stack)
-    return error
-
-
-def _standing(output: Any) -> Tensor:
-    tensor = first_tensor(output)
-    if tensor is None:
-        raise Refusal("a layer gave no floating-point tensor in one batch")
-    return tensor
-
-
-class _GraphValues:
-    """Values of signals with their graph attached, for differentiation."""
-
-    def __init__(self, call: _Call, result: Tensor, raw: Mapping[str, Tensor]) -> None:
-        self.call, self.result, self.raw = call, result, raw
-        self.known: dict[Signal, Any] = {}
-
-    def get(self, signal: Signal) -> Any:
-        if signal not in self.known:
-            self.known[signal] = self._find(signal)
-        return self.known[signal]
-
-    def activation(self, layer: str) -> Tensor:
-        """As the network gave it."""
-        if layer not in self.raw:
-            raise Refusal(f"layer '{layer}' is not there in every batch: the network did not call it")
-        return self.raw[layer]
-
-    def _find(self, signal: Signal) -> Any:
-        call = self.call
-        match signal.kind:
-            case "derived":
-                values = [self.get(a) if isinstance(a, Signal) else a for a in signal.arguments]
-                assert signal.function is not None
-                return signal.function(*values, **dict(signal.constants))
-            case "outputs":
-                return self.result
-            case "inputs":
-                site = call.site_leaf if call.site_leaf is not None else call.clean_inputs()
-                if site is None:
-                    raise Refusal(_NO_SITE)
-                return call.picked(site)
-            case "targets":
-                return call.batch.targets
-            case "rows":
-                return call.batch.rows
-            case "task":
-                return call.subject.task
-            case "feature_dimension":
-                return call.subject.layer(signal.arguments[0]).feature_dimension
-            case "activation":
-                return call.rows_of(signal.arguments[0], self.activation(signal.arguments[0]))
-        raise ValueError(f"cannot differentiate through {signal.text()}")
-
-
-def moved_constant(constant: Constant, device: torch.device) -> Constant:
-    """The same constant on a device."""
-    return constant if constant.value.device == device else Constant(constant.value.to(device), constant.rows)
-
-
-__all__ = ["Evaluator", "Failure", "Program", "WorldPlan", "is_out_of_memory", "source"]
+__all__ = ["Evaluator", "Failure", "Program", "WorldPlan", "is_out_of_memory"]

@@ -108,6 +108,8 @@ def make_scene(
     Raises:
         Refusal: for a network that cannot be captured, or has nowhere to start from.
     """
+    if not subject.deterministic:
+        raise Refusal("the network draws random numbers: its program has no fixed meaning")
     graph = subject.graph_of(batch)
     if x is not None and batch.site() is not None:
         batch, x = batch.with_site(x), None
@@ -124,6 +126,8 @@ def make_scene(
         if not chosen:
             raise Refusal(_NO_PLACE)
         node = chosen[0]
+        if subject.site_layer is not None and subject.layer(subject.site_layer).batch_dimension:
+            raise Refusal(f"the examples of '{subject.site_layer}' do not run along its first dimension")
         held = inputs.get(node)
         if x is not None:
             held = x

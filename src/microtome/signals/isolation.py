@@ -30,14 +30,14 @@ class Companions(Interpretation):
                 "the network takes only whole batches of the loader: an example has no batch of its own"
             )
         n = len(scene.batch)
-        first = next(node.shape[0] for node in graph.inputs if node.shape)
-        batched = [node for node in graph.inputs if node.shape and node.shape[0] == first]
         found = torch.zeros(n, dtype=torch.float64)
         for i in range(n):
             answers = []
             for kind in (0, 1):
                 pair = {
-                    node: torch.stack([value[i], _companion(value[i], kind)]) if node in batched else value
+                    node: torch.stack([value[i], _companion(value[i], kind)])
+                    if node in graph.batched
+                    else value
                     for node, value in scene.inputs.items()
                 }
                 run = forward(graph, pair, parameters=scene.parameters)

@@ -131,7 +131,7 @@ class AsTree(Interpretation):
         inputs = as_double(scene.inputs)
         run = forward(graph, inputs, targets=[graph.output], replace=widened(graph))
         out = run.values[graph.output]
-        error = (tree(x) - out).abs().flatten(1).amax(1)
+        error = (tree(x) - out).abs().reshape(len(out), -1).amax(1)
         work = [tree.multiply_adds(leaf) for leaf in tree.leaves_of(x)]
         codes = code(patterns_at(graph, inputs), len(x))
         return {"error": error, "code": codes, "work": torch.tensor(work, dtype=torch.float64)}

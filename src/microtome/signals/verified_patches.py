@@ -86,7 +86,7 @@ class VerifiedPatches(Interpretation):
 
     def _question(self, scene: Scene, outputs: Tensor) -> Tensor:
         """Rows [n, s, k] whose least product with the outputs is the margin in question."""
-        slope, task = scene.slope(outputs).flatten(1), scene.subject.task
+        slope, task = scene.slope(outputs).reshape(len(outputs), -1), scene.subject.task
         if task.single_output(outputs):
             # The score of the first class is constant 0, its margin the negated output.
             return torch.where(slope > 0, 1.0, -1.0).to(outputs.dtype)[:, None]

@@ -14,6 +14,7 @@ from microtome.finding import Finding, Quantity, Table
 from microtome.folds import Collect, Moments, Sample
 from microtome.instrument import Asking, HasClasses, HasSite, HasTargets, Independent, Instrument, OneAnswer
 from microtome.instruments.security._gates import COLUMNS, beware, curves, flat_slope, gates_of, share_of
+from microtome.instruments.security._range import range_of_inputs, rounds_for_range
 from microtome.signals import derive, gradient, inputs, rows
 from microtome.signals.perturb import FGSM, NORMS, PGD, Noise, Norm, answered_right, attacked_loss, distance
 from microtome.statistics import wilson
@@ -51,20 +52,14 @@ class AdversarialAccuracy(Instrument):
     seed: int = 0
 
     def rounds(self, subject: Subject) -> int:
-        return 1 if subject.bounds is not None else 2
+        return 1 + rounds_for_range(subject)
 
     def examine(self, subject: Subject) -> Asking:
         shares = tuple(sorted({*self.strengths, self.at}))
         if self.norm not in NORMS or shares[0] <= 0 or self.steps < 1:
             raise Refusal("norm is 'linf' or 'l2', strengths are above 0, steps at least 1")
         over = Sample(self.examples, self.seed)
-        if subject.bounds is not None:
-            low, high = subject.bounds
-        else:
-            spread = yield Moments(signals=(inputs,), over=over)
-            low, high = float(spread.minimum.min()), float(spread.maximum.max())
-        if high <= low:
-            raise Refusal("all inputs are the same number: no range to measure a strength by")
+        low, high = yield from range_of_inputs(subject, over)
         sizes = tuple(share * (high - low) for share in shares)
         # Beyond the ladder one strength that can turn any input into any other.
         norm = cast(Norm, self.norm)

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from microtome.errors import Refusal
 from microtome.finding import Finding, Quantity, Table
-from microtome.folds import Collect, Moments, Sample
+from microtome.folds import Collect, Sample
 from microtome.instrument import Asking, HasSite, Independent, Instrument, OneAnswer
 from microtome.instruments.security._gates import beware
-from microtome.signals import derive, inputs, rows
+from microtome.instruments.security._range import range_of_inputs, rounds_for_range
+from microtome.signals import derive, rows
 from microtome.signals.bounds import Widths
 from microtome.signals.interpretation import interpreted
 from microtome.statistics import student
@@ -53,19 +54,13 @@ class BoundTightness(Instrument):
     seed: int = 0
 
     def rounds(self, subject: Subject) -> int:
-        return 1 if subject.bounds is not None else 2
+        return 1 + rounds_for_range(subject)
 
     def examine(self, subject: Subject) -> Asking:
         if self.radius <= 0 or self.outputs < 1:
             raise Refusal("the radius is above 0, and at least one output is looked at")
         over = Sample(self.examples, self.seed)
-        if subject.bounds is not None:
-            low, high = subject.bounds
-        else:
-            spread = yield Moments(signals=(inputs,), over=over)
-            low, high = float(spread.minimum.min()), float(spread.maximum.max())
-        if high <= low:
-            raise Refusal("all inputs are the same number: no range to measure a radius by")
+        low, high = yield from range_of_inputs(subject, over)
         widths = interpreted(Widths(self.radius * (high - low), self.outputs, self.linear))
         names = ("reached", "interval", "linear") if self.linear else ("reached", "interval")
         found = yield Collect(signals=(rows, *(derive(_width, widths, key=k) for k in names)), over=over)

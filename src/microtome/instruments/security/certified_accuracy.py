@@ -10,9 +10,10 @@ import torch
 from microtome.errors import Refusal
 from microtome.figures import line
 from microtome.finding import Finding, Quantity, Table, Threshold
-from microtome.folds import Collect, Moments, Sample
+from microtome.folds import Collect, Sample
 from microtome.instrument import Asking, HasClasses, HasSite, HasTargets, Independent, Instrument, OneAnswer
 from microtome.instruments.security._gates import beware, curves, share_of
+from microtome.instruments.security._range import range_of_inputs, rounds_for_range
 from microtome.signals import derive, inputs, rows
 from microtome.signals.bounds import certified_radius
 from microtome.signals.perturb import PGD, answered_right, distance
@@ -54,20 +55,14 @@ class CertifiedAccuracy(Instrument):
     seed: int = 0
 
     def rounds(self, subject: Subject) -> int:
-        return 1 if subject.bounds is not None else 2
+        return 1 + rounds_for_range(subject)
 
     def examine(self, subject: Subject) -> Asking:
         shares = tuple(sorted({*self.strengths, self.at}))
         if shares[0] <= 0 or self.steps < 1 or min(self.interval_steps, self.linear_steps) < 0:
             raise Refusal("strengths are above 0, steps of the attack at least 1, halvings not below 0")
         over = Sample(self.examples, self.seed)
-        if subject.bounds is not None:
-            low, high = subject.bounds
-        else:
-            spread = yield Moments(signals=(inputs,), over=over)
-            low, high = float(spread.minimum.min()), float(spread.maximum.max())
-        if high <= low:
-            raise Refusal("all inputs are the same number: no range to measure a strength by")
+        low, high = yield from range_of_inputs(subject, over)
         sizes = tuple(share * (high - low) for share in shares)
         attack, right = PGD(sizes, self.steps, seed=self.seed), answered_right()
         found = yield Collect(

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from microtome.errors import Refusal
 from microtome.finding import Finding, Quantity, Table
-from microtome.folds import Collect, Moments, Sample
+from microtome.folds import Collect, Sample
 from microtome.instrument import Asking, HasClasses, HasSite, Independent, Instrument, OneAnswer
 from microtome.instruments.security._gates import beware, share_of
+from microtome.instruments.security._range import range_of_inputs, rounds_for_range
 from microtome.signals import derive, inputs, rows
 from microtome.signals.bounds import Method
 from microtome.signals.discretised import Discretised
@@ -58,19 +59,13 @@ class SafetyVerification(Instrument):
     seed: int = 0
 
     def rounds(self, subject: Subject) -> int:
-        return 1 if subject.bounds is not None else 2
+        return 1 + rounds_for_range(subject)
 
     def examine(self, subject: Subject) -> Asking:
         if subject.site_layer is not None:
             raise Refusal("inputs are integers: no grid of values between two of them")
         over = Sample(self.examples, self.seed)
-        if subject.bounds is not None:
-            low, high = subject.bounds
-        else:
-            spread = yield Moments(signals=(inputs,), over=over)
-            low, high = float(spread.minimum.min()), float(spread.maximum.max())
-        if high <= low:
-            raise Refusal("all inputs are the same number: no range to measure a radius by")
+        low, high = yield from range_of_inputs(subject, over)
         search = interpreted(Discretised(self.radius * (high - low), self.free, self.levels, self.method))
         found = yield Collect(
             signals=(rows, *(derive(_key, search, key=key) for key in KEYS), inputs), over=over
