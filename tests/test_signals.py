@@ -614,3 +614,23 @@ def test_a_network_that_cannot_be_differentiated_is_still_measured():
 def test_an_unknown_layer_is_a_usage_error_that_names_the_nearest():
     with pytest.raises(MicrotomeError, match=r"no layer is called 'steam' .*did you mean 'stem'"):
         images().layer("steam")
+
+
+class Sums(nn.Module):
+    """Many sums that nothing but a rectifier sees: freed at once, their addresses come up again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Linear(8, 8) for _ in range(40))
+        self.act = nn.ReLU()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        for part in self.parts:
+            x = self.act(part(x) + x)
+        return self.head(x)
+
+
+def test_which_layers_are_representations_does_not_depend_on_addresses():
+    subject = Subject(Sums(), [(torch.randn(12, 8), torch.arange(12) % 3)])
+    assert subject.representations == subject.layers

@@ -473,7 +473,7 @@ class Subject:
         for call in calls:
             kind = _kind(call.operation)
             if call.leaf and kind in ("normalisation", "activation"):
-                consumed.update(call.inputs)
+                consumed.update(mark for mark, _ in call.inputs)
         owners = {id(p): name for name, p in self.model.named_parameters()}
         layers: dict[str, Layer] = {}
         seen: dict[tuple[int, int] | None, str] = {}

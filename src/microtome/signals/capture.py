@@ -47,13 +47,14 @@ class Call:
     """Kept alive so that identities below stay unique during the probe."""
     mark: tuple[int, int] | None
     """Identity and version of the output: an in-place successor has the same identity, another version."""
-    inputs: tuple[tuple[int, int], ...]
-    """Marks of the tensors it was given, as they were before the call."""
+    inputs: tuple[tuple[tuple[int, int], Tensor], ...]
+    """Marks of the tensors it was given, as they were before the call, and the tensors, kept alive for the
+    same reason: the identity of a sum that only a rectifier saw would else come up again."""
     leaf: bool
 
 
-def _marks(values: Any) -> tuple[tuple[int, int], ...]:
-    return tuple((id(v), v._version) for v in values if isinstance(v, Tensor))
+def _marks(values: Any) -> tuple[tuple[tuple[int, int], Tensor], ...]:
+    return tuple(((id(v), v._version), v) for v in values if isinstance(v, Tensor))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -246,7 +247,7 @@ def watching(
         entered: called with the name each call is going to have, before it runs.
     """
     scope = _Scope()
-    given: list[tuple[tuple[int, int], ...]] = []
+    given: list[tuple[tuple[tuple[int, int], Tensor], ...]] = []
     modules = dict(model.named_modules())
     native = {name for name, module in modules.items() if _is_native(module)}
     everything = seen is not None or wanted is None
