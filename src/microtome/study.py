@@ -1,25 +1,34 @@
-"""A study tests one paper's claim: a function that measures, at two scales, and a recorded verdict.
+"""A study tests one paper's claim: a hypothesis that can fail, measured at two scales, and a recorded verdict.
 
-``python -m microtome.studies.<room>.<slug> --full`` measures and records; without ``--full`` it runs for seconds,
-records nothing, and shows that the study works. Records lie in ``studies/records/<slug>.json``; the state of a paper
-is read from them alone.
+The protocol is that of falsifiable interpretability (Leavitt & Morcos 2020): the claim, what would be seen if it were
+false, the control and the size of effect that counts are written down before anything is measured.
+
+``microtome study run SLUG`` measures at the small scale, which takes seconds and decides nothing;
+``microtome study run SLUG --scale full --record`` gives the verdict and records it in ``studies/records/<slug>.json``.
+The state of a paper, and the atlas, are read from those records alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import importlib
+import inspect
 import json
+import math
 import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from microtome.errors import UsageError, nearest
+
 Outcome = Literal["reproduced", "partly", "not reproduced", "inconclusive"]
-RECORDS = Path(__file__).parent / "studies" / "records"
+STUDIES = Path(__file__).parent / "studies"
+RECORDS = STUDIES / "records"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +39,15 @@ class Measured:
         numbers: every figure that was measured, by name.
         verdict: what follows for the claim.
         decided_by: the sentence that says which number decided, against which threshold.
+        figure: what is worth looking at, as made by :mod:`microtome.figures`.
+        conditions: what differs from the paper, and what a reader has to know.
     """
 
     numbers: Mapping[str, float]
     verdict: Outcome
     decided_by: str
+    figure: Mapping[str, Any] | None = None
+    conditions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,48 +56,182 @@ class Study:
 
     Attributes:
         paper: slug.
-        claim: the claim in our words, as a hypothesis that can fail, with its threshold and its control.
-        measure: smoke -> what was found; smoke runs take seconds and decide nothing.
+        claim: the claim in our words, as a hypothesis that can fail.
+        null: what is seen if it is false.
+        control: what must not show the effect, or what must be held equal.
+        threshold: the size of effect that counts, fixed before the run.
+        uses: import paths of the leaves it rests on; the atlas shows them.
+        example: a few lines of use, for the atlas.
+        measure: (smoke, seed) -> what was found; smoke runs take seconds and decide nothing. ``seed`` shifts every
+            seed, so that a run can be repeated with others; a study that does not take it has no random part
+            that could be drawn otherwise.
     """
 
     paper: str
     claim: str
-    measure: Callable[[bool], Measured]
+    null: str
+    control: str
+    threshold: str
+    measure: Callable[..., Measured]
+    uses: tuple[str, ...] = ()
+    example: str = ""
+
+    @property
+    def reseeds(self) -> bool:
+        """Whether it can be repeated with other seeds."""
+        return "seed" in inspect.signature(self.measure).parameters
+
+    def run(self, *, smoke: bool, seed: int = 0) -> Measured:
+        """Measure.
+
+        Raises:
+            UsageError: MT421 when another seed is asked of a study that takes none.
+        """
+        if self.reseeds:
+            return self.measure(smoke, seed=seed)
+        if seed:
+            raise UsageError("MT421", f"the study of '{self.paper}' takes no seed", fix="leave --seed out")
+        return self.measure(smoke)
 
 
-def main(study: Study) -> None:
-    """Run a study from the command line; record it when it is run in full."""
+@dataclass(frozen=True)
+class Run:
+    """A study that was run: what is recorded."""
+
+    paper: str
+    claim: str
+    null: str
+    control: str
+    threshold: str
+    numbers: Mapping[str, float]
+    verdict: str
+    decided_by: str
+    command: str
+    seconds: float
+    threads: int
+    seed: int
+    date: str
+    versions: Mapping[str, str]
+    conditions: tuple[str, ...] = ()
+    figure: Mapping[str, Any] | None = None
+    repeats: tuple[Mapping[str, Any], ...] = field(default=())
+    """(seed, verdict, decided_by, seconds) of runs with other seeds."""
+
+
+def run(study: Study, *, smoke: bool, seed: int = 0) -> Run:
+    """Run a study.
+
+    Raises:
+        ValueError: when a number is not finite, for nothing follows from it.
+    """
     import torch
 
-    parser = argparse.ArgumentParser(description=study.claim)
-    parser.add_argument("--full", action="store_true", help="the scale that decides; minutes")
-    full = parser.parse_args().full
     began = time.perf_counter()
-    measured = study.measure(not full)
-    record: dict[str, Any] = {
-        "paper": study.paper,
-        "claim": study.claim,
-        **asdict(measured),
-        "command": f"python -m {_module(study)} --full",
-        "seconds": round(time.perf_counter() - began, 1),
-        "threads": torch.get_num_threads(),
-        "date": datetime.date.today().isoformat(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    measured = study.run(smoke=smoke, seed=seed)
+    bad = [name for name, value in measured.numbers.items() if not math.isfinite(value)]
+    if bad or not measured.numbers:
+        raise ValueError(
+            f"the study of '{study.paper}' measured numbers that are not finite: {', '.join(bad)}"
+        )
+    seconds = round(time.perf_counter() - began, 1)
+    shift = f" --seed {seed}" if seed else ""
+    return Run(
+        paper=study.paper,
+        claim=study.claim,
+        null=study.null,
+        control=study.control,
+        threshold=study.threshold,
+        numbers={name: float(value) for name, value in measured.numbers.items()},
+        verdict=measured.verdict,
+        decided_by=measured.decided_by,
+        command=f"microtome study run {study.paper} --scale {'smoke' if smoke else 'full'}{shift}",
+        seconds=seconds,
+        threads=torch.get_num_threads(),
+        seed=seed,
+        date=datetime.date.today().isoformat(),
+        versions={"python": platform.python_version(), "torch": torch.__version__},
+        conditions=measured.conditions,
+        figure=measured.figure,
+    )
+
+
+def as_json(found: Run) -> str:
+    """The record, as text; significant digits are kept to ten, which is more than any of them has."""
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.10g}")
+        if isinstance(value, Mapping):
+            return {k: rounded(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [rounded(v) for v in value]
+        return value
+
+    return json.dumps(rounded(asdict(found)), indent=1, allow_nan=False)
+
+
+def record(found: Run) -> Path:
+    """Write a full run where the atlas and ``microtome papers`` read it."""
+    RECORDS.mkdir(exist_ok=True)
+    path = RECORDS / f"{found.paper}.json"
+    path.write_text(as_json(found) + "\n", encoding="utf-8")
+    return path
+
+
+def study_names() -> dict[str, str]:
+    """Slug -> module of every study, ours and those of plug-ins, found by walking the tree."""
+    from importlib.metadata import entry_points
+
+    found = {
+        path.stem.replace("_", "-"): f"microtome.studies.{path.parent.name}.{path.stem}"
+        for path in sorted(STUDIES.glob("*/*.py"))
+        if not path.stem.startswith("_")
     }
-    text = json.dumps(record, indent=1, sort_keys=False)
-    if full:
-        (RECORDS / f"{study.paper}.json").write_text(text + "\n")
-    sys.stdout.write(text + "\n")
+    found.update({point.name: point.value for point in entry_points(group="microtome.studies")})
+    return found
 
 
-def _module(study: Study) -> str:
-    where = study.measure.__module__
-    if where != "__main__":
-        return where
-    return f"microtome.studies.{Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}"
+def study(slug: str) -> Study:
+    """Import one study.
+
+    Raises:
+        UsageError: MT420 for an unknown slug, with the nearest; MT422 when a plug-in is broken.
+    """
+    names = study_names()
+    if slug not in names:
+        raise UsageError(
+            "MT420", f"no study is called '{slug}'", fix=nearest(slug, names) or "microtome study list"
+        )
+    module, _, attribute = names[slug].partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute or "STUDY")
+    except Exception as error:
+        if module.startswith("microtome."):
+            raise
+        raise UsageError("MT422", f"the plug-in study '{slug}' is broken: {error}", where=module) from error
+    if not isinstance(found, Study):
+        raise UsageError("MT422", f"'{names[slug]}' is no Study", where=slug)
+    return found
+
+
+def records() -> dict[str, dict[str, Any]]:
+    """Every recorded full run, by slug."""
+    found = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECORDS.glob("*.json")))
+    return {each["paper"]: each for each in found}
 
 
 def recorded() -> dict[str, str]:
     """The verdict of every paper whose study was run in full, by slug."""
-    found = (json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json")))
-    return {record["paper"]: record["verdict"] for record in found}
+    return {slug: each["verdict"] for slug, each in records().items()}
+
+
+def main(study: Study) -> None:
+    """``python -m microtome.studies.<room>.<slug> [--full] [--seed N]``: run one study, record a full run."""
+    parser = argparse.ArgumentParser(description=study.claim)
+    parser.add_argument("--full", action="store_true", help="the scale that decides; minutes")
+    parser.add_argument("--seed", type=int, default=0, help="shift every seed")
+    options = parser.parse_args()
+    found = run(study, smoke=not options.full, seed=options.seed)
+    if options.full and not options.seed:
+        record(found)
+    sys.stdout.write(as_json(found) + "\n")

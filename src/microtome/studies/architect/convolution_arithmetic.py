@@ -124,6 +124,10 @@ STUDY = Study(
     claim="The sizes of convolutions, pools and transposed convolutions follow in closed form from size, kernel, "
     "stride, padding and dilation, without exception; a transposed convolution is the transposed matrix of the "
     "convolution, with the leftover as output padding, and not its inverse.",
+    null="Some setting has another size than the formula says, or a transposed convolution is another "
+    "matrix than the transpose.",
+    control="Every setting is run through torch itself; the inverse is compared too, and must differ.",
+    threshold="No exception over all settings; matrices equal within rounding.",
     measure=measure,
 )
 

@@ -121,6 +121,10 @@ STUDY = Study(
     "negative, sums to the score within 1 %, and ranks pixels better than chance by deletion. Controls: an untrained "
     "network's map, a random order, and the map with randomised dense layers, which must not be alike (rank "
     "correlation below 0.5).",
+    null="Maps have negative parts, do not sum to the score, or rank pixels no better than chance.",
+    control="An untrained network's map, a random order, the map with randomised dense layers.",
+    threshold="Sum within 1 %, nothing negative, deletion better than chance with its interval, rank "
+    "correlation with the randomised map below 0.5.",
     measure=measure,
 )
 

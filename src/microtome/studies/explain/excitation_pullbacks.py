@@ -156,6 +156,11 @@ STUDY = Study(
     "mask, in the interval over seeds), depend on the trained weights (rank correlation below 0.5 when all layers are "
     "randomised), and units that are more excited in the middle of training keep their gates more often. Controls: "
     "SmoothGrad, guided backprop, a random order, an untrained network, temperature 0.",
+    null="Soft-gated gradients are aligned with the evidence no better than the gradient, or do not depend"
+    " on the weights.",
+    control="SmoothGrad, guided backprop, a random order, an untrained network, temperature 0.",
+    threshold="AUROC difference above 0 with its interval; rank correlation below 0.5 when all layers are "
+    "randomised.",
     measure=measure,
 )
 

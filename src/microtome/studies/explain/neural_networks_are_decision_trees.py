@@ -235,6 +235,11 @@ STUDY = Study(
     "random points below 1e-9 in float64; leaves within a box are the regions that cutting the plane finds), useful to "
     "read and cheaper for small networks, and so for any activation. Controls: untrained networks; the leaves that the "
     "data reach beside all feasible ones; straight pieces instead of tanh.",
+    null="Tree and network differ somewhere, or leaves are not the regions.",
+    control="Untrained networks; leaves the data reach beside all feasible ones; straight pieces instead "
+    "of tanh.",
+    threshold="Largest difference below 1e-9 in float64 over 10 000 points; counts of leaves and regions "
+    "equal.",
     measure=measure,
 )
 

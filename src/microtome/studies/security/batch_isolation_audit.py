@@ -188,6 +188,9 @@ STUDY = Study(
     "which examples of a batch meet (21 networks, 5 seeds: recall 1), among them backdoors made of architecture alone "
     "that steal or set other users' answers, and proves ordinary networks isolated; the same on 400 programs drawn at "
     "random; control: changing one example in a batch never moves another's answer in a network that was proven.",
+    null="A network in which examples meet is passed, or an ordinary one is flagged.",
+    control="Changing one example of a batch in every proven network; programs drawn at random.",
+    threshold="Recall 1 over 21 networks and 5 seeds, no proven network with a cross effect.",
     measure=measure,
 )
 

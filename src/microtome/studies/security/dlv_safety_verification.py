@@ -174,6 +174,9 @@ STUDY = Study(
     "and certifies the rest: over 64-16-16-10 networks on digits, with the 3 to 6 pixels that move the margin most "
     "on 3 levels within half the range, it agrees with brute force on every query; control: FGSM and PGD on the same "
     "grids never break a certificate, and miss some of what it finds.",
+    null="The search and brute force disagree on some query.",
+    control="FGSM and PGD on the same grids, which must never break a certificate.",
+    threshold="Agreement on every query.",
     measure=measure,
 )
 

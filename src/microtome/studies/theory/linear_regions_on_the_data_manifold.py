@@ -265,6 +265,9 @@ STUDY = Study(
     "ways on a surface fitted to digits, an autoencoder's in place of the paper's generator of faces (off 1 against "
     "straight lines, 8 seeds). Controls: the mean for one layer is the one that Kac and Rice's formula gives; exact "
     "line crossings and dense sampling find the same counts; untrained networks.",
+    null="Boundaries do not grow linearly with neurons, or the geometry of the curve makes no difference.",
+    control="Kac and Rice's mean for one layer; exact crossings against dense sampling; untrained networks.",
+    threshold="Exponents 0.8 to 1.2 and -1.3 to -0.7; 95 % intervals of ratios off 1.",
     measure=measure,
 )
 
