@@ -90,7 +90,7 @@ class _Held:
 
     def state(self) -> dict[str, Tensor]:
         """See :class:`Optimizer`."""
-        found = {f"{name}/{i}": t for name, held in self.slots.items() for i, t in enumerate(held)}
+        found = {f"{name}/{i}": t.clone() for name, held in self.slots.items() for i, t in enumerate(held)}
         return found | {"steps": torch.tensor(self.steps)}
 
     def restore(self, state: dict[str, Tensor], parameters: Sequence[Tensor]) -> None:
@@ -226,7 +226,7 @@ class Elementwise:
         if self.inner is None:
             return {}
         return {
-            f"{name}/{i}": torch.as_tensor(value)
+            f"{name}/{i}": torch.as_tensor(value).clone()
             for i, leaf in enumerate(self.leaves)
             for name, value in self.inner.state[leaf].items()
         }

@@ -216,8 +216,8 @@ class Population:
                 where=str(path),
                 fix="build the same one",
             )
-        self.parameters = held
-        self.buffers = {k.partition("/")[2]: v for k, v in found.items() if k.startswith("buffers/")}
+        self.parameters = {k: held[k] for k in self.parameters}  # a file has an order of its own
+        self.buffers = {k: found[f"buffers/{k}"] for k in self.buffers}
         self.masks = {k.partition("/")[2]: v for k, v in found.items() if k.startswith("masks/")}
         self.seeds = tuple(found["seeds"].tolist())
         return self

@@ -129,6 +129,7 @@ def train(
     per_epoch = -(-count // size)
     total = recipe.steps if recipe.steps is not None else (recipe.epochs or 0) * per_epoch
     whole = size == count
+    own = not whole and recipe.order == "private"  # each member has a batch of its own
     optimizer = make(recipe.optimizer, dict(recipe.options))
     program = Program(
         population.template,
@@ -199,9 +200,10 @@ class _Run:
 
     def batch(self, tensor: Tensor, private: bool, index: Tensor) -> Tensor:
         """The examples of this update: [b, ...] of a shared order, else [N, b, ...]."""
-        if len(index) == 1 and not private:
+        shared = self.recipe.order == "shared"
+        if shared and not private:
             return tensor[index[0]]
-        index = index[self.rows] if len(index) > 1 else index.expand(len(self.rows), -1)
+        index = index.expand(len(self.rows), -1) if shared else index[self.rows]
         if private:
             return self.cut(tensor, True)[torch.arange(len(self.rows), device=index.device)[:, None], index]
         taken = tensor.index_select(0, index.reshape(-1))
