@@ -9,7 +9,8 @@ from torch import nn
 
 from microtome.data.digits import digits
 from microtome.errors import UsageError
-from microtome.population import Population, Recipe, every, geometric, orders, train
+from microtome.population import Population, Recipe, Recorder, Recording, every, geometric, orders, train
+from microtome.registry import instrument
 
 torch.manual_seed(0)
 X, Y = torch.randn(45, 6), torch.randint(0, 4, (45,))
@@ -304,3 +305,83 @@ def test_wrong_populations(tmp_path):
     path = population.save(tmp_path / "a.safetensors")
     with pytest.raises(UsageError, match="MT404"):
         Population.of(lambda: nn.Linear(3, 3), [0, 1]).load(path)
+
+
+def digits_population():
+    x, y = next(iter(digits("train", batch_size=300)))
+    flat = x.reshape(len(x), -1)
+    build = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))  # noqa: E731
+    return Population.of(build, range(3)), flat, y
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_recording_gives_back_what_was(tmp_path, on_disk):
+    population, x, y = digits_population()
+    recorder = Recorder(
+        tmp_path / "run" if on_disk else None,
+        probes={"some": (x[:50], y[:50])},
+        measures={"norm": lambda p: p.vectors().norm(dim=1)},
+    )
+    seen = {}
+    train(
+        population,
+        x,
+        y,
+        Recipe(optimizer="adam", rate=0.01, steps=10, batch_size=64),
+        observers=[(recorder, every(5)), (lambda m: seen.update({m.step: m.population.copy()}), every(5))],
+    )
+    kept = Recording.open(tmp_path / "run", population) if on_disk else recorder.recording
+    assert kept.steps == [0, 5, 10]
+    outputs = torch.stack([seen[step].predict(x[:50]) for step in kept.steps])
+    assert torch.equal(kept.correct("some"), outputs.argmax(-1) == y[:50])
+    losses = torch.stack(
+        [F.cross_entropy(o.flatten(0, 1), y[:50].repeat(3), reduction="none") for o in outputs]
+    )
+    assert torch.allclose(kept.loss("some").flatten(1), losses, atol=1e-5)
+    assert torch.allclose(kept.value("norm")[2], population.vectors().norm(dim=1))
+    assert kept.accuracy("some").shape == (3, 3)
+    with pytest.raises(UsageError, match="MT432 'norms' was not recorded; did you mean 'norm'"):
+        kept.value("norms")
+    if on_disk:
+        assert torch.equal(kept.population(5).vectors(), seen[5].vectors())
+        with pytest.raises(UsageError, match="MT433 step 7 was not recorded"):
+            kept.population(7)
+    else:
+        with pytest.raises(UsageError, match="MT433 this recording keeps no networks"):
+            kept.population(5)
+
+
+def test_training_resumes_from_a_recording(tmp_path):
+    recipe = {"optimizer": "adam", "rate": 0.01, "batch_size": 64}
+    whole, x, y = digits_population()
+    train(whole, x, y, Recipe(steps=12, **recipe))
+    part, *_ = digits_population()
+    train(part, x, y, Recipe(steps=6, **recipe), observers=[(Recorder(tmp_path), every(3))])
+    population, state, step = Recording.open(tmp_path, part).resume()
+    assert step == 6
+    train(population, x, y, Recipe(steps=12, **recipe), state=state, start=step)
+    assert torch.equal(population.vectors(), whole.vectors())
+
+
+def test_findings_of_each_member_along_training():
+    population, x, y = digits_population()
+    recorder = Recorder(instruments=[instrument("reliability/accuracy")()], data=[(x, y)], members=[0, 2])
+    train(population, x, y, Recipe(rate=0.5, steps=20), observers=[(recorder, every(10))])
+    found = recorder.recording.findings["reliability/accuracy"]
+    assert [(step, member) for step, member, _ in found] == [
+        (0, 0),
+        (0, 2),
+        (10, 0),
+        (10, 2),
+        (20, 0),
+        (20, 2),
+    ]
+    right = (population.predict(x).argmax(-1) == y).double().mean(1)
+    assert found[-1][2].value == pytest.approx(float(right[2]))
+    with pytest.raises(UsageError, match="MT434"):
+        Recorder(instruments=[instrument("reliability/accuracy")()])
+
+
+def test_a_folder_without_a_recording(tmp_path):
+    with pytest.raises(UsageError, match="MT431"):
+        Recording.open(tmp_path)

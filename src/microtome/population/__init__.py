@@ -3,6 +3,7 @@
 from microtome.population.optimizers import ELEMENTWISE
 from microtome.population.population import Population
 from microtome.population.program import Loss, Program, cross_entropy
+from microtome.population.recorder import Recorder, Recording
 from microtome.population.training import Moment, Recipe, Trained, every, geometric, orders, train
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "Population",
     "Program",
     "Recipe",
+    "Recorder",
+    "Recording",
     "Trained",
     "cross_entropy",
     "every",

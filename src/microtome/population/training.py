@@ -134,17 +134,14 @@ def train(
     program = Program(
         population.template,
         recipe.loss,
-        (
-            private[0] or not (whole or recipe.order == "shared"),
-            private[1] or not (whole or recipe.order == "shared"),
-        ),
+        (private[0] or own, private[1] or own),
         at_once=recipe.members_at_once,
         route=recipe.route,
     )
     run = _Run(population, optimizer, recipe)
     if state:
         optimizer.restore(dict(state), list(run.parameters.values()))
-    run.observe(observers, start, 0.0, start >= total)
+    run.observe(observers, start, start / per_epoch, start >= total)
     order = torch.empty(0)
     for step in range(start, total):
         epoch, place = divmod(step, per_epoch)
