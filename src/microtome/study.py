@@ -24,7 +24,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from microtome.errors import UsageError, nearest
+from microtome.finding import Figure
 
 Outcome = Literal["reproduced", "partly", "not reproduced", "inconclusive"]
 STUDIES = Path(__file__).parent / "studies"
@@ -46,7 +49,7 @@ class Measured:
     numbers: Mapping[str, float]
     verdict: Outcome
     decided_by: str
-    figure: Mapping[str, Any] | None = None
+    figure: Figure | None = None
     conditions: tuple[str, ...] = ()
 
 
@@ -62,6 +65,7 @@ class Study:
         threshold: the size of effect that counts, fixed before the run.
         uses: import paths of the leaves it rests on; the atlas shows them.
         example: a few lines of use, for the atlas.
+        relates: slug of another paper that this one contradicts, evaluates or rests on -> how, in a sentence.
         measure: (smoke, seed) -> what was found; smoke runs take seconds and decide nothing. ``seed`` shifts every
             seed, so that a run can be repeated with others; a study that does not take it has no random part
             that could be drawn otherwise.
@@ -75,6 +79,7 @@ class Study:
     measure: Callable[..., Measured]
     uses: tuple[str, ...] = ()
     example: str = ""
+    relates: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def reseeds(self) -> bool:
@@ -151,7 +156,7 @@ def run(study: Study, *, smoke: bool, seed: int = 0) -> Run:
         date=datetime.date.today().isoformat(),
         versions={"python": platform.python_version(), "torch": torch.__version__},
         conditions=measured.conditions,
-        figure=measured.figure,
+        figure=None if measured.figure is None else msgspec.to_builtins(measured.figure),
     )
 
 

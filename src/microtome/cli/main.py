@@ -19,6 +19,7 @@ from microtome.cli.examine import examine, plan
 from microtome.cli.output import say
 from microtome.cli.papers import papers
 from microtome.cli.runs import compare, list_runs, report, show
+from microtome.cli.study import study
 from microtome.errors import MicrotomeError, nearest
 
 HELP = """A laboratory for neural networks.
@@ -46,6 +47,7 @@ app = App(
 for _verb in (examine, plan, compare, calibrate, report, show, papers, convert, doctor):
     app.command(_verb)
 app.command(list_runs, name="list")
+app.command(study)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
