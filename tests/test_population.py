@@ -141,6 +141,20 @@ def test_a_schedule_and_a_shared_order():
         assert furthest(twin, population, i) < 1e-6
 
 
+def test_batches_drawn_with_replacement():
+    drawn = orders([3, 4], 0, 1000, drawn=True)
+    assert abs(len(drawn[0].unique()) / 1000 - (1 - 1 / 2.718281828)) < 0.03 and not torch.equal(*drawn)
+    population = Population.of(mlp, seeds=[3, 4])
+    twin = population.member(1)
+    train(population, X, Y, Recipe(rate=0.1, epochs=1, batch_size=15, order="drawn"))
+    optimizer = torch.optim.SGD(twin.parameters(), 0.1)
+    for rows in orders([4], 0, len(X), drawn=True)[0].split(15):
+        optimizer.zero_grad()
+        F.cross_entropy(twin(X[rows]), Y[rows]).backward()
+        optimizer.step()
+    assert furthest(twin, population, 1) < 1e-6
+
+
 class Normed(nn.Module):
     """Batch norm in training mode: the forward writes into buffers."""
 

@@ -27,7 +27,8 @@ class Recipe:
         epochs: passes over the data; or ``steps``: updates. One of the two.
         batch_size: examples an update; None is all of them.
         order: "private": each member goes through the data in its own order, which follows from its seed;
-            "shared": all in the order of ``seed``. Without batches there is no order.
+            "shared": all in the order of ``seed``; "drawn": each member draws every example of its batches anew,
+            with replacement. Without batches there is no order.
         seed: of the shared order.
         loss: what is minimised (:data:`microtome.population.Loss`), for one network.
         members_at_once: networks computed together (None: all); smaller takes less memory.
@@ -41,7 +42,7 @@ class Recipe:
     epochs: int | None = None
     steps: int | None = None
     batch_size: int | None = None
-    order: Literal["private", "shared"] = "private"
+    order: Literal["private", "shared", "drawn"] = "private"
     seed: int = 0
     loss: Loss = cross_entropy
     members_at_once: int | None = None
@@ -88,13 +89,19 @@ Stop = Callable[[Moment], Tensor]
 """Which members have had enough: [N] of truth values."""
 
 
-def orders(seeds: Sequence[int], epoch: int, count: int) -> Tensor:
-    """[N, count] the order in which each member sees the data in an epoch; the same for the same seed, wherever."""
+def orders(seeds: Sequence[int], epoch: int, count: int, *, drawn: bool = False) -> Tensor:
+    """[N, count] the order in which each member sees the data in an epoch; the same for the same seed, wherever.
+
+    A permutation, or with ``drawn`` as many independent draws with replacement.
+    """
     found = torch.empty(len(seeds), count, dtype=torch.int64)
     draw = torch.Generator()
     for row, seed in zip(found, seeds, strict=True):
         draw.manual_seed((int(seed) * 1_000_003 + epoch) % (1 << 63))
-        torch.randperm(count, generator=draw, out=row)
+        if drawn:
+            torch.randint(count, (count,), generator=draw, out=row)
+        else:
+            torch.randperm(count, generator=draw, out=row)
     return found
 
 
@@ -129,7 +136,7 @@ def train(
     per_epoch = -(-count // size)
     total = recipe.steps if recipe.steps is not None else (recipe.epochs or 0) * per_epoch
     whole = size == count
-    own = not whole and recipe.order == "private"  # each member has a batch of its own
+    own = not whole and recipe.order != "shared"  # each member has a batch of its own
     optimizer = make(recipe.optimizer, dict(recipe.options))
     program = Program(
         population.template,
@@ -284,7 +291,8 @@ class _Run:
 
 
 def _order(population: Population, recipe: Recipe, epoch: int, count: int) -> Tensor:
-    return orders([recipe.seed] if recipe.order == "shared" else population.seeds, epoch, count)
+    seeds = [recipe.seed] if recipe.order == "shared" else population.seeds
+    return orders(seeds, epoch, count, drawn=recipe.order == "drawn")
 
 
 def _check(
