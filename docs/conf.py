@@ -15,3 +15,20 @@ nitpicky = True
 
 html_theme = "furo"
 html_title = f"microtome {release}"
+
+
+# The atlas is made anew from the records at every build; its pages stand beside the site's own.
+html_extra_path = ["_generated"]
+exclude_patterns.append("_generated")
+
+
+def _write_atlas(app):
+    from pathlib import Path
+
+    from microtome.atlas import write
+
+    write(Path(app.srcdir) / "_generated" / "atlas")
+
+
+def setup(app):
+    app.connect("builder-inited", _write_atlas)

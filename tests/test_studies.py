@@ -68,6 +68,8 @@ def test_a_record_says_how_to_repeat_it(path):
     }
     assert asked <= set(record)
     assert record["seed"] == 0
+    if record.get("figure"):
+        assert not problems(msgspec.convert(record["figure"], Figure))
     assert path.stat().st_size < 200_000
 
 

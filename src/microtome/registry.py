@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -111,6 +112,43 @@ def select(only: Sequence[str] = (), skip: Sequence[str] = ()) -> tuple[str, ...
     kept = expand(only) if only else set(names)
     dropped = expand(skip)
     return tuple(n for n in names if n in kept and n not in dropped)
+
+
+def papers_of_instruments(skipped: Callable[[str], None] = lambda said: None) -> Mapping[str, Sequence[str]]:
+    """For each registered instrument, the papers it rests on; one that cannot be loaded is told to ``skipped``."""
+    found: dict[str, Sequence[str]] = {}
+    for name in instrument_names():
+        slugs = _written_papers(name)
+        if slugs is None:
+            try:
+                slugs = instrument(name).papers
+            except Exception as error:
+                skipped(f"skipped {name}: {type(error).__name__}: {error}")
+                continue
+        found[name] = slugs
+    return found
+
+
+def _written_papers(name: str) -> tuple[str, ...] | None:
+    """Read ``papers = (...)`` off one of our own leaves without importing it, which would import torch."""
+    try:
+        tree = ast.parse((_HERE / "instruments" / f"{name}.py").read_text(encoding="utf-8"))
+    except (OSError, SyntaxError):
+        return None
+    for kind in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for line in kind.body:
+            if isinstance(line, ast.Assign):
+                target: ast.expr = line.targets[0]
+            elif isinstance(line, ast.AnnAssign):
+                target = line.target
+            else:
+                continue
+            if isinstance(target, ast.Name) and target.id == "papers" and line.value is not None:
+                try:
+                    return tuple(ast.literal_eval(line.value))
+                except ValueError:
+                    return None  # computed: the import will tell
+    return ()
 
 
 def specimen_modules() -> tuple[Any, ...]:

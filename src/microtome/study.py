@@ -222,7 +222,8 @@ def study(slug: str) -> Study:
 def records() -> dict[str, dict[str, Any]]:
     """Every recorded full run, by slug."""
     found = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECORDS.glob("*.json")))
-    return {each["paper"]: each for each in found}
+    absent: dict[str, Any] = {"conditions": [], "figure": None, "repeats": []}  # older records lack them
+    return {each["paper"]: absent | each for each in found}
 
 
 def recorded() -> dict[str, str]:

@@ -52,6 +52,13 @@ def examine(
     resume: Annotated[
         str | None, Parameter(help="Continue a run that was stopped or killed: its id, or 'latest'.")
     ] = None,
+    checkpoints: Annotated[
+        str | None,
+        Parameter(
+            help="Examine each checkpoint of this folder: a recording, or files named by step; answers are curves."
+        ),
+    ] = None,
+    member: Annotated[int, Parameter(help="Which member of a recorded population.")] = 0,
     calibrate: Annotated[
         bool,
         Parameter(
@@ -72,6 +79,8 @@ def examine(
         if resume is not None:
             _refuse_with_resume(target, subject, choice)
             exam = _resumed(resume, store, conditions, watcher, calibrate)
+        elif checkpoints is not None:
+            exam = _along(checkpoints, member, target, subject, choice, store, conditions, watcher)
         else:
             exam = _examined(target, subject, choice, store, conditions, watcher, calibrate)
     return conclude(exam, conditions, fail_on=fail_on, report=report, json=json, store=store)
@@ -135,6 +144,37 @@ def _examined(
         command=_command(),
         calibration="take" if calibrate else "none",
         **keywords,
+    )
+
+
+def _along(
+    folder: str,
+    member: int,
+    target: str | None,
+    subject: SubjectOptions,
+    choice: Choice,
+    store: str | None,
+    conditions: Sequence[Node],
+    watcher: Any,
+) -> Examination:
+    request = Request.read(choice)
+    _check_names(conditions, request.names)
+    from microtome.trajectory import examine_checkpoints
+
+    model, data, keywords = load_subject(target, subject, choice.seed)
+    return examine_checkpoints(
+        model,
+        data,
+        folder,
+        member=member,
+        trust=subject.trust_pickle,
+        **request.keywords(),
+        seed=request.seed,
+        store=store or "",
+        told=say,
+        watcher=watcher,
+        command=_command(),
+        subject_options=keywords,
     )
 
 

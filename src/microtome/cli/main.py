@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from microtome import __version__
+from microtome.cli.atlas import atlas
 from microtome.cli.calibrate import calibrate
 from microtome.cli.convert import convert
 from microtome.cli.doctor import doctor
@@ -44,7 +45,7 @@ app = App(
     default_parameter=Parameter(negative=()),
     result_action="return_value",
 )
-for _verb in (examine, plan, compare, calibrate, report, show, papers, convert, doctor):
+for _verb in (examine, plan, compare, calibrate, report, show, papers, atlas, convert, doctor):
     app.command(_verb)
 app.command(list_runs, name="list")
 app.command(study)

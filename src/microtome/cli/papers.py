@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Sequence
 from typing import Annotated, get_args
 
 from cyclopts import Parameter
@@ -26,6 +24,7 @@ def papers(
     import msgspec
 
     from microtome.papers import ROOMS, State, states
+    from microtome.registry import papers_of_instruments
     from microtome.study import recorded
 
     known_states = get_args(State)
@@ -37,7 +36,7 @@ def papers(
                 where=f"--{option}",
                 fix=nearest(value, known) or f"one of {', '.join(known)}",
             )
-    standings = states(_leaves(), recorded())
+    standings = states(papers_of_instruments(say), recorded())
     chosen = [
         s for s in standings if (room is None or s.paper.room == room) and (state is None or s.state == state)
     ]
@@ -59,44 +58,3 @@ def papers(
 
 def _rests(leaves: Sequence[str]) -> str:
     return f"  [{', '.join(leaves)}]" if leaves else ""
-
-
-def _leaves() -> Mapping[str, Sequence[str]]:
-    """For each registered instrument, the papers it rests on; one that cannot be loaded rests on none."""
-    from microtome.registry import instrument, instrument_names
-
-    found: dict[str, Sequence[str]] = {}
-    for name in instrument_names():
-        slugs = _written(name)
-        if slugs is None:
-            try:
-                slugs = instrument(name).papers
-            except Exception as error:
-                say(f"skipped {name}: {type(error).__name__}: {error}")
-                continue
-        found[name] = slugs
-    return found
-
-
-def _written(name: str) -> tuple[str, ...] | None:
-    """Read ``papers = (...)`` off one of our own leaves without importing it, which would import torch."""
-    room, _, method = name.partition("/")
-    file = files("microtome").joinpath("instruments", room, f"{method}.py")
-    try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError):
-        return None
-    for kind in (node for node in tree.body if isinstance(node, ast.ClassDef)):
-        for line in kind.body:
-            if isinstance(line, ast.Assign):
-                target: ast.expr = line.targets[0]
-            elif isinstance(line, ast.AnnAssign):
-                target = line.target
-            else:
-                continue
-            if isinstance(target, ast.Name) and target.id == "papers" and line.value is not None:
-                try:
-                    return tuple(ast.literal_eval(line.value))
-                except ValueError:
-                    return None  # computed: the import will tell
-    return ()

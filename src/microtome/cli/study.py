@@ -1,0 +1,272 @@
+"""``microtome study list|run|show``: experiments that test a paper's claim."""
+
+from __future__ import annotations
+
+import json as json_text
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from microtome.cli.output import align, say, show, show_json
+from microtome.errors import UsageError, nearest
+
+study = App(name="study", help="Run experiments that test a paper's claim, and show their verdicts.")
+
+Json = Annotated[bool, Parameter(help="Print JSON, alone on stdout.")]
+
+
+@study.command(name="list")
+def list_studies(
+    *, room: Annotated[str | None, Parameter(help="Only of this room.")] = None, json: Json = False
+) -> int:
+    """Show every study and the verdict of its recorded run."""
+    from microtome.study import records, study_names
+
+    rooms = {
+        slug: module.split(".")[2] if module.startswith("microtome.") else "plug-in"
+        for slug, module in study_names().items()
+    }
+    if room is not None and room not in rooms.values():
+        known = sorted(set(rooms.values()))
+        raise UsageError(
+            "MT115", f"no room with studies is called '{room}'", fix=nearest(room, known) or ", ".join(known)
+        )
+    kept = records()
+    chosen = [slug for slug in sorted(rooms, key=lambda s: (rooms[s], s)) if room in (None, rooms[slug])]
+    rows: list[dict[str, Any]] = [
+        {
+            "slug": slug,
+            "room": rooms[slug],
+            "verdict": kept[slug]["verdict"] if slug in kept else None,
+            "seconds": kept[slug]["seconds"] if slug in kept else None,
+            "decided by": kept[slug]["decided_by"] if slug in kept else None,
+        }
+        for slug in chosen
+    ]
+    if json:
+        show_json(rows)
+    else:
+        lines = [
+            (r["room"], r["slug"], r["verdict"] or "not run", _seconds(r["seconds"]), r["decided by"] or "")
+            for r in rows
+        ]
+        show(
+            align(
+                [tuple(map(str, line)) for line in lines],
+                header=("room", "study", "verdict", "time", "decided by"),
+            )
+        )
+    counts = Counter(r["verdict"] or "not run" for r in rows)
+    say(f"{len(rows)} studies: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
+    return 0
+
+
+@study.command(name="show")
+def show_study(
+    slug: Annotated[str, Parameter(help="The paper's name, as `microtome study list` prints it.")],
+    /,
+    *,
+    json: Json = False,
+) -> int:
+    """Show one study: hypothesis, control, threshold, and what its recorded run measured."""
+    from microtome.study import records, study_names
+
+    names = study_names()
+    if slug not in names:
+        raise UsageError(
+            "MT420", f"no study is called '{slug}'", fix=nearest(slug, names) or "microtome study list"
+        )
+    kept = records().get(slug)
+    if kept is None:
+        from microtome.study import study as load
+
+        declared = load(slug)
+        kept = {key: getattr(declared, key) for key in ("paper", "claim", "null", "control", "threshold")}
+    if json:
+        show_json(kept)
+        return 0
+    lines = [
+        f"{key:10} {kept[key]}" for key in ("paper", "claim", "null", "control", "threshold") if kept.get(key)
+    ]
+    if "verdict" in kept:
+        lines += [f"{'verdict':10} {kept['verdict']}: {kept['decided_by']}"]
+        lines += [f"{'condition':10} {each}" for each in kept.get("conditions", ())]
+        for each in kept.get("repeats", ()):
+            lines.append(f"{'repeated':10} seed {each['seed']}: {each['verdict']}: {each['decided_by']}")
+        took = f"{_seconds(kept['seconds'])}, {kept['threads']} thread(s)"
+        made = f"{kept['date']}, {took}, torch {kept['versions']['torch']}"
+        lines += [f"{'run':10} {kept['command']} ({made})", ""]
+        lines += [
+            align(
+                [(name, f"{value:.5g}") for name, value in kept["numbers"].items()], header=("measured", "")
+            )
+        ]
+    else:
+        lines.append(f"{'verdict':10} none: `microtome study run {slug} --scale full` measures it")
+    show("\n".join(lines))
+    return 0
+
+
+@study.command(name="run")
+def run_studies(
+    *slugs: Annotated[str, Parameter(help="Papers' names; none with --all.")],
+    everything: Annotated[bool, Parameter(name="--all", help="Run every study.")] = False,
+    scale: Annotated[
+        Literal["smoke", "full"],
+        Parameter(help="smoke: seconds, decides nothing; full: minutes, gives the verdict."),
+    ] = "smoke",
+    jobs: Annotated[int, Parameter(help="Studies at a time, each in a process of its own.")] = 1,
+    seed: Annotated[int, Parameter(help="Shift every seed of studies that can be repeated with others.")] = 0,
+    repeat: Annotated[
+        int, Parameter(help="Runs with seeds SEED, SEED + 1, ...: is the verdict the same?")
+    ] = 1,
+    record: Annotated[
+        bool, Parameter(help="Keep full runs where the atlas and `microtome papers` read them.")
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Run studies. Exit status 4 if one failed to run; what it finds, also against the claim, is no failure."""
+    from microtome.study import study_names
+
+    names = study_names()
+    for slug in slugs:
+        if slug not in names:
+            raise UsageError(
+                "MT420", f"no study is called '{slug}'", fix=nearest(slug, names) or "microtome study list"
+            )
+    chosen = sorted(names) if everything else list(dict.fromkeys(slugs))
+    if not chosen:
+        raise UsageError(
+            "MT423", "no study is named", fix="name some, or give --all; `microtome study list` shows them"
+        )
+    if jobs < 1 or repeat < 1:
+        raise UsageError("MT423", "--jobs and --repeat are at least 1", fix="leave them out for 1")
+    if record and (scale != "full" or seed):
+        raise UsageError(
+            "MT423", "only full runs from seed 0 are recorded", fix="give --scale full, and no --seed"
+        )
+    found: list[dict[str, Any]] = []
+    failed: list[str] = []
+    for task, text, error in _outcomes(chosen, scale, jobs, seed, repeat):
+        count = f"[{len(found) + len(failed) + 1}/{len(chosen) * repeat}]"
+        if error:
+            failed.append(task.slug)
+            say(f"{count} {task.slug}: failed: {error}")
+            continue
+        each = json_text.loads(text)
+        found.append(each)
+        word = each["verdict"] if scale == "full" else "runs"
+        say(
+            f"{count} {task.slug}{f' (seed {task.seed})' if task.seed else ''}: {word}, {_seconds(each['seconds'])}"
+        )
+    results = [
+        _with_repeats([each for each in found if each["paper"] == slug])
+        for slug in chosen
+        if any(e["paper"] == slug for e in found)
+    ]
+    if record:
+        for each in results:
+            _record(each)
+    if json:
+        show_json(results)
+    else:
+        show(
+            align(
+                [_row(each, scale) for each in results],
+                header=("study", "verdict" if scale == "full" else "state", "time", "decided by"),
+            )
+        )
+    say(
+        f"{len(results)} of {len(chosen)} studies ran"
+        + (f"; failed: {', '.join(sorted(set(failed)))}" if failed else "")
+    )
+    return 4 if failed else 0
+
+
+@dataclass(frozen=True)
+class _Task:
+    slug: str
+    seed: int
+
+
+_WORK = """
+import sys
+from microtome.study import as_json, run, study
+found = run(study(sys.argv[1]), smoke=sys.argv[2] == "smoke", seed=int(sys.argv[3]))
+sys.stdout.write("\\n" + as_json(found))
+"""
+
+
+def _outcomes(
+    chosen: Sequence[str], scale: str, jobs: int, seed: int, repeat: int
+) -> Iterator[tuple[_Task, str, str]]:
+    """(task, record as JSON, error), as they end; each in a process of its own."""
+    threads = str(max((os.cpu_count() or 1) // jobs, 1))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    running: list[subprocess.Popen[str]] = []
+
+    def work(task: _Task) -> tuple[_Task, str, str]:
+        command = [sys.executable, "-c", _WORK, task.slug, scale, str(task.seed)]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        running.append(process)
+        out, err = process.communicate()
+        if process.returncode:
+            lines = [line for line in err.strip().splitlines() if line.strip()]
+            return task, "", lines[-1] if lines else f"it ended with status {process.returncode}"
+        return task, out[out.index("\n{") :], ""  # a study may print
+
+    tasks = [_Task(slug, seed + i) for slug in chosen for i in range(repeat)]
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(work, task) for task in tasks}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for each in done:
+                    yield each.result()
+        except BaseException:
+            for future in waiting:
+                future.cancel()
+            for process in running:
+                process.terminate()
+            raise
+
+
+def _with_repeats(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first run, with what the others came to."""
+    runs = sorted(runs, key=lambda each: each["seed"])
+    others = [{key: each[key] for key in ("seed", "verdict", "decided_by", "seconds")} for each in runs[1:]]
+    return {**runs[0], "repeats": others}
+
+
+def _record(each: dict[str, Any]) -> None:
+    from microtome.study import RECORDS
+
+    RECORDS.mkdir(exist_ok=True)
+    text = json_text.dumps(each, indent=1, allow_nan=False) + "\n"
+    (RECORDS / f"{each['paper']}.json").write_text(text, encoding="utf-8")
+
+
+def _row(each: dict[str, Any], scale: str) -> tuple[str, ...]:
+    verdicts = [each["verdict"], *(other["verdict"] for other in each["repeats"])]
+    word = ", ".join(f"{n} x {v}" for v, n in Counter(verdicts).items()) if len(verdicts) > 1 else verdicts[0]
+    return (
+        each["paper"],
+        word if scale == "full" else "runs",
+        _seconds(each["seconds"]),
+        each["decided_by"] if scale == "full" else "",
+    )
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f} s" if value < 90 else f"{value / 60:.1f} min"

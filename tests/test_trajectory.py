@@ -1,0 +1,97 @@
+"""Checkpoints examined one after another give what each gives alone, as a curve."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from microtome.cli.main import run as command
+from microtome.data.digits import digits
+from microtome.errors import UsageError
+from microtome.examination import examine
+from microtome.figures import figure_rows, problems
+from microtome.nn.digits_cnn import DigitsCNN
+from microtome.population import Population, Recipe, Recorder, every, train
+from microtome.trajectory import checkpoints, examine_checkpoints
+
+ONLY = ("reliability/accuracy", "represent/feature_rank")
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    x, y = next(iter(digits("train", batch_size=400)))
+    population = Population.of(network, [0, 1])
+    recipe = Recipe(optimizer="adam", rate=0.01, epochs=4, batch_size=50)
+    train(population, x, y, recipe, observers=[(Recorder(folder), every(16))])
+    return folder, population
+
+
+def test_a_recording_is_a_subject(recorded):
+    folder, population = recorded
+    data = list(digits("test"))
+    exam = examine_checkpoints(network(), data, folder, member=1, only=ONLY)
+    assert exam.status == "complete" and set(exam.findings) == set(ONLY)
+    alone = examine(population.member(1).eval(), data, only=ONLY, calibration="none")
+    for name in ONLY:
+        found = exam[name]
+        assert found.value == alone[name].value
+        steps = [row[0] for row in found.tables["trajectory"].rows]
+        assert steps == [0, 16, 32]
+        drawn = figure_rows(found.figures["trajectory"].spec)
+        assert drawn[-1][found.headline] == pytest.approx(found.value, rel=1e-5)  # figures keep six digits
+        assert not problems(found.figures["trajectory"])
+        change = found.quantities[f"change of {found.headline}"].value
+        assert change == pytest.approx(found.value - drawn[0][found.headline], abs=1e-4)
+    assert exam["accuracy"].quantities["change of accuracy"].value > 0.3
+
+
+def test_files_named_by_step_are_checkpoints(tmp_path):
+    model = network()
+    for step in (200, 0, 30):
+        with torch.no_grad():
+            model[1].bias.fill_(step)
+        save_file(model.state_dict(), tmp_path / f"epoch1-step_{step}.safetensors")
+    found = checkpoints(tmp_path, network())
+    assert [step for step, _ in found] == [0, 30, 200]
+    assert float(found[2][1]()[1].bias.detach()[0]) == 200
+
+
+def test_the_command_examines_checkpoints(tmp_path, capsys):
+    for step in (0, 5):
+        torch.manual_seed(step)
+        save_file(DigitsCNN().state_dict(), tmp_path / f"step_{step}.safetensors")
+    store = ["--store", str(tmp_path / "store")]
+    words = ["examine", "--checkpoints", str(tmp_path), "--only", "accuracy", *store]
+    assert command(words) == 0
+    shown = capsys.readouterr()
+    assert "checkpoint 5" in shown.err and "accuracy" in shown.out
+    assert command(["show", "latest", *store]) == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "member", "words"),
+    [
+        ([], 0, "MT441 the folder holds no checkpoints"),
+        (["last.safetensors"], 0, "MT442 the step cannot be read"),
+        (["a1.safetensors", "b1.safetensors"], 0, "MT442 the step cannot be read"),
+    ],
+)
+def test_wrong_folders(tmp_path, files, member, words):
+    for name in files:
+        save_file(network().state_dict(), tmp_path / name)
+    with pytest.raises(UsageError, match=words):
+        checkpoints(tmp_path, network(), member)
+
+
+def test_wrong_members_and_no_folder(recorded, tmp_path):
+    with pytest.raises(UsageError, match="MT442 there is no member 2"):
+        checkpoints(recorded[0], network(), 2)
+    with pytest.raises(UsageError, match="MT441 there is no such folder"):
+        checkpoints(tmp_path / "nothing", network())
