@@ -1,0 +1,1 @@
+"""How does learning go?"""
