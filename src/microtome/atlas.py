@@ -17,7 +17,7 @@ from typing import Any
 from microtome.errors import UsageError
 from microtome.papers import Standing, states
 from microtome.registry import papers_of_instruments
-from microtome.study import Study, records, study, study_names
+from microtome.study import Study, components, records, study, study_names
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,12 @@ class Entry:
     record: Mapping[str, Any] | None = None
     relates: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
 
-    @property
-    def uses(self) -> tuple[str, ...]:
-        """Import paths of what runs here: instruments as ``room/method``, then what the study rests on."""
-        return (*self.standing.leaves, *(self.study.uses if self.study else ()))
-
 
 def entries(skipped: Callable[[str], None] = lambda said: None) -> list[Entry]:
     """Every paper, in the order of the bibliography."""
     kept = records()
-    standings = states(papers_of_instruments(skipped), {slug: each["verdict"] for slug, each in kept.items()})
+    verdicts = {slug: each["verdict"] for slug, each in kept.items()}
+    standings = states(papers_of_instruments(skipped), verdicts, components=components())
     names = study_names()
     studies: dict[str, Study] = {}
     for slug in names:
@@ -55,7 +51,6 @@ def entries(skipped: Callable[[str], None] = lambda said: None) -> list[Entry]:
             studies[slug] = study(slug)
         except UsageError as error:  # a broken plug-in is listed, never fatal
             skipped(str(error))
-    verdicts = {slug: each["verdict"] for slug, each in kept.items()}
     related: dict[str, dict[str, tuple[str, str | None]]] = {}
     for slug, each in studies.items():
         for other, how in each.relates.items():

@@ -196,6 +196,21 @@ def study_names() -> dict[str, str]:
     return found
 
 
+def components() -> dict[str, tuple[str, ...]]:
+    """slug -> the import paths its study rests on, read off our own files without importing them (and torch)."""
+    import ast
+
+    found = {}
+    for slug, module in study_names().items():
+        path = STUDIES.parent.parent / (module.replace(".", "/") + ".py")
+        if not module.startswith("microtome.studies.") or not path.is_file():
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "uses":
+                found[slug] = tuple(ast.literal_eval(node.value))
+    return found
+
+
 def study(slug: str) -> Study:
     """Import one study.
 

@@ -25,7 +25,7 @@ def papers(
 
     from microtome.papers import ROOMS, State, states
     from microtome.registry import papers_of_instruments
-    from microtome.study import recorded
+    from microtome.study import components, recorded
 
     known_states = get_args(State)
     for option, value, known in (("room", room, ROOMS), ("state", state, known_states)):
@@ -36,7 +36,7 @@ def papers(
                 where=f"--{option}",
                 fix=nearest(value, known) or f"one of {', '.join(known)}",
             )
-    standings = states(papers_of_instruments(say), recorded())
+    standings = states(papers_of_instruments(say), recorded(), components=components())
     chosen = [
         s for s in standings if (room is None or s.paper.room == room) and (state is None or s.state == state)
     ]

@@ -147,6 +147,7 @@ def states(
     leaves: Mapping[str, Sequence[str]],
     studies: Mapping[str, str],
     calibrated: Collection[str] | None = None,
+    components: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Standing, ...]:
     """Derive how far every paper has come from what is really there.
 
@@ -155,6 +156,8 @@ def states(
         studies: for each paper whose study has really been run, the verdict it recorded.
         calibrated: the leaves that read their specimens right; None if no calibration has been recorded,
             and then it decides nothing.
+        components: for each paper whose study names them, the layers, rules and measures it rests on. They are
+            leaves as instruments are, but none that read a specimen: their tests hold them to what is known.
 
     Raises:
         UsageError: if a leaf or a study names a paper that the bibliography does not have.
@@ -165,7 +168,13 @@ def states(
             resting.setdefault(_known(slug, f"leaf {leaf}"), []).append(leaf)
     verdicts = {_known(slug, "recorded studies"): verdict for slug, verdict in studies.items()}
     return tuple(
-        _standing(record, resting.get(record.slug, ()), verdicts.get(record.slug), calibrated)
+        _standing(
+            record,
+            resting.get(record.slug, ()),
+            verdicts.get(record.slug),
+            calibrated,
+            (components or {}).get(record.slug, ()),
+        )
         for record in papers()
     )
 
@@ -178,14 +187,18 @@ def _known(slug: str, where: str) -> str:
 
 
 def _standing(
-    record: Paper, leaves: Sequence[str], verdict: str | None, calibrated: Collection[str] | None
+    record: Paper,
+    leaves: Sequence[str],
+    verdict: str | None,
+    calibrated: Collection[str] | None,
+    components: Sequence[str],
 ) -> Standing:
     uncalibrated = () if calibrated is None else tuple(leaf for leaf in leaves if leaf not in calibrated)
     state: State
-    if leaves:
+    if leaves or components:
         state = "works" if verdict is not None and not uncalibrated else "instrument"
     else:
         state = "planned" if verdict is None else "study"
     return Standing(
-        paper=record, state=state, leaves=tuple(leaves), uncalibrated=uncalibrated, verdict=verdict
+        paper=record, state=state, leaves=(*leaves, *components), uncalibrated=uncalibrated, verdict=verdict
     )

@@ -19,6 +19,11 @@
     document.querySelectorAll("section.papers-of").forEach((section) => {
       section.hidden = !section.querySelector("tr[data-room]:not([hidden])");
     });
+    // Planned papers stay folded until somebody looks for words.
+    document.querySelectorAll("details.planned").forEach((details) => {
+      details.open = words.length > 0;
+      details.hidden = !details.querySelector("tr[data-room]:not([hidden])");
+    });
     count.textContent = shown + " of " + rows.length + " papers shown";
     const chosen = new URLSearchParams();
     Object.entries(fields).forEach(([name, field]) => field.value && chosen.set(name, field.value));

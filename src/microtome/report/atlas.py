@@ -48,7 +48,7 @@ def summary(entry: Any) -> dict[str, Any]:
         "state": entry.standing.state,
         "verdict": record["verdict"] if record else None,
         "decided_by": record["decided_by"] if record else None,
-        "uses": list(entry.uses),
+        "uses": list(entry.standing.leaves),
     }
 
 
@@ -89,7 +89,8 @@ def page(entry: Any, titles: dict[str, str]) -> str:
             record=record,
             numbers=list(record["numbers"].items()) if record else [],
             figure=figure,
-            uses=entry.uses,
+            uses=entry.standing.leaves,
+            instrument=next((leaf for leaf in entry.standing.leaves if "/" in leaf), None),
             relates=[(slug, titles.get(slug, slug), *found) for slug, found in entry.relates.items()],
             badges=BADGES,
             data=script_json(json.dumps(drawn).encode()),
