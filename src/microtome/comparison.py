@@ -25,6 +25,7 @@ import numpy as np
 from scipy import stats
 
 from microtome.finding import Examination, Finding, Quantity, format_number
+from microtome.statistics import holm as holm
 
 Change = Literal["improved", "worse", "changed", "same", "unknown"]
 
@@ -149,7 +150,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 def compare(a: Examination, b: Examination, *, alpha: float = 0.05) -> Comparison:
     """Set ``b`` against ``a``: for every quantity in both, the difference and whether it is noise."""
-    asked = tuple(_asked(a, b))
+    asked = tuple(same_question(a, b))
     ground = (*asked, *_ran(a, b))
     found: list[Difference] = []
     unpaired: list[Unpaired] = []
@@ -176,20 +177,10 @@ def compare(a: Examination, b: Examination, *, alpha: float = 0.05) -> Compariso
         b_name=str(b.subject.get("name", "")),
         alpha=alpha,
         tests=sum(d.p is not None for d in found),
-        differences=tuple(_judged(found, alpha)),
+        differences=tuple(judged(found, alpha)),
         ground=ground,
         unpaired=tuple(unpaired),
     )
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for their number (Holm, 1979): the k-th smallest of m, times m - k + 1."""
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
 
 
 # --- one quantity ------------------------------------------------------------------------------------
@@ -224,10 +215,6 @@ def _difference(
     if one.unit != two.unit:
         said = f"the units differ ({one.unit} and {two.unit}): cannot say"
         return msgspec.structs.replace(base, method=said)
-    direction = {"lower": "improved", "higher": "worse"}
-    if one.better != two.better:  # two versions of one instrument: no direction is certain
-        direction = {}
-    better = direction.get(two.better, "changed")
     if pair is not None:
         made = _paired_test(base, pair)
     elif _exact(one) and _exact(two):
@@ -237,13 +224,22 @@ def _difference(
     else:
         made = _interval_test(base, one, two)
     # ``change`` holds which way it went; whether that is more than noise is judged when all tests are known.
-    falls = {"improved": "improved", "worse": "worse", "changed": "changed"}[better]
-    rises = {"improved": "worse", "worse": "improved", "changed": "changed"}[better]
-    way: Any = falls if made.difference < 0 else rises if made.difference > 0 else "same"
-    return msgspec.structs.replace(made, change=way)
+    # Two versions of one instrument may call another direction the better one: then none is certain.
+    better = two.better if one.better == two.better else ""
+    return msgspec.structs.replace(made, change=went(made.difference, better))
 
 
-def _judged(found: list[Difference], alpha: float) -> Iterator[Difference]:
+def went(difference: float, better: str) -> Change:
+    """Which way a difference goes, where lower or higher is better."""
+    if difference == 0:
+        return "same"
+    if not better:
+        return "changed"
+    return "improved" if (difference < 0) == (better == "lower") else "worse"
+
+
+def judged(found: list[Difference], alpha: float) -> Iterator[Difference]:
+    """Correct the p-values for their number, and say of each difference whether it is noise."""
     corrected = iter(holm([d.p for d in found if d.p is not None]))
     for each in found:
         real, p_holm = each.larger_than_noise, None
@@ -367,7 +363,7 @@ def _exact(quantity: Quantity) -> bool:
 # --- the ground they stand on ------------------------------------------------------------------------
 
 
-def _asked(a: Examination, b: Examination) -> Iterator[str]:
+def same_question(a: Examination, b: Examination) -> Iterator[str]:
     """Different data or another task: rows of one number are not the same examples."""
     for one, two, network in ((a.subject, b.subject, _OF_THE_NETWORK), (_source(a), _source(b), frozenset())):
         for key in dict.fromkeys([*one, *two]):

@@ -1,4 +1,4 @@
-"""Intervals: the few that instruments share, over scipy. Torch-free values in, floats out."""
+"""Intervals and corrections: the few that instruments share, over scipy. Torch-free values in, floats out."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ def student(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> t
         return mean, mean, mean
     half = float(stdtrit(array.size - 1, 0.5 + confidence / 2) * array.std(ddof=1) / math.sqrt(array.size))
     return mean, mean - half, mean + half
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for their number (Holm, 1979): the k-th smallest of m, times m - k + 1."""
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
 
 
 def normal(mean: float, standard_error: float, confidence: float = 0.95) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from microtome.cli.examine import Json, Store, writable_report
-from microtome.cli.output import align, say, show_json
+from microtome.cli.output import align, say, show_json, split_list
 from microtome.cli.output import show as put
 
 Run = Annotated[str, Parameter(help="A run: its id, the beginning of one, or 'latest'.")]
@@ -94,13 +94,32 @@ def report(
     return 0
 
 
-def compare(a: Run, b: Run, /, *, store: Store = None, json: Json = False) -> int:
-    """Set two runs side by side: which differences are larger than noise."""
+def compare(
+    a: Annotated[str, Parameter(help="A run, or several by comma: a sample of one way of training.")],
+    b: Annotated[str, Parameter(help="A run, or several by comma.")],
+    /,
+    *,
+    paired: Annotated[
+        bool, Parameter(help="Runs of both sides are pairs, in order: the same seeds.")
+    ] = False,
+    store: Store = None,
+    json: Json = False,
+) -> int:
+    """Set two runs, or two groups of runs, side by side: which differences are larger than noise.
+
+    Two single runs are compared over the examples they share. With several runs on each side (A1,A2,A3 B1,B2,B3) the
+    variation between runs is the noise.
+    """
     from microtome.comparison import compare as set_side_by_side
+    from microtome.group_comparison import compare_groups
     from microtome.store import open_store
 
     with open_store(store) as opened:
-        comparison = set_side_by_side(opened.load(a), opened.load(b))
+        first, second = ([opened.load(run) for run in split_list([side])] for side in (a, b))
+        if len(first) == len(second) == 1 and not paired:
+            comparison = set_side_by_side(first[0], second[0])
+        else:
+            comparison = compare_groups(first, second, paired=paired)
     if json:
         show_json(comparison.as_dict())
     else:
