@@ -1,0 +1,46 @@
+"""Tangent kernels of a population: how alike two inputs are to gradient descent (Jacot et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, jacrev
+
+from microtome.population.population import Population
+from microtome.population.program import State
+
+
+def jacobians(population: Population, inputs: Tensor) -> Iterator[Tensor]:
+    """[n, k, p] of one member after another: derivatives of its k outputs by its p parameters, in eval mode.
+
+    Outputs [n] count as k = 1. A member at a time, for a Jacobian is k n times as large as the network.
+    """
+    was = population.template.training
+    population.template.eval()
+    try:
+        for i in range(len(population)):
+            buffers = {name: b[i] for name, b in population.buffers.items()}
+
+            def answer(own: State, buffers: State = buffers) -> Tensor:
+                out: Tensor = functional_call(population.template, (own, buffers), (inputs,))
+                return out.reshape(len(inputs), -1)
+
+            with torch.no_grad():
+                found = jacrev(answer)({name: p[i] for name, p in population.parameters.items()})
+            yield torch.cat([j.flatten(2) for j in found.values()], 2)
+    finally:
+        population.template.train(was)
+
+
+def tangent_kernels(population: Population, inputs: Tensor) -> Tensor:
+    """[N, n k, n k] J J^T of every member; rows go through outputs first, then examples.
+
+    With the loss of :func:`microtome.learn.squared_error.half_squared_error` a small step of gradient descent moves the
+    answers by -rate K (f - y) / n.
+    """
+    return torch.stack([(flat := j.flatten(0, 1)) @ flat.T for j in jacobians(population, inputs)])
+
+
+__all__ = ["jacobians", "tangent_kernels"]
