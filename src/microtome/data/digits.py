@@ -67,3 +67,13 @@ def digits(
     rows = np.random.RandomState(seed).permutation(split_rows(split))
     images = torch.from_numpy(x[rows].astype(np.float32) / LEVELS).unsqueeze(1)
     return ArrayBatches(images, torch.from_numpy(y[rows].astype(np.int64)), batch_size)
+
+
+def tensors(
+    split: Literal["train", "test", "all"] = "test", *, flat: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x, y) of a split, in the published order: x float32 [n, 1, 8, 8] in 0..1, or [n, 64]; y int64 [n]."""
+    x, y = arrays()
+    rows = split_rows(split)
+    images = torch.from_numpy(x[rows].astype(np.float32) / LEVELS).unsqueeze(1)
+    return images.flatten(1) if flat else images, torch.from_numpy(y[rows].astype(np.int64))

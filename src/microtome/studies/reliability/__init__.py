@@ -1,0 +1,1 @@
+"""When is it wrong, and does it know?"""
