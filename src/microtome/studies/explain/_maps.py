@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -195,8 +197,15 @@ def alike(a: Tensor, b: Tensor) -> float:
 
 
 def traced(model: nn.Module, x: Tensor) -> Graph:
-    """The program of a network."""
-    return capture(model, (x[:2],))
+    """The program of a network; it holds the network's own tensors, so one does however they change."""
+    known = _PROGRAMS.setdefault(model, {})
+    kind = (x.shape[1:], x.dtype)
+    if kind not in known:
+        known[kind] = capture(model, (x[:2],))
+    return known[kind]
+
+
+_PROGRAMS: WeakKeyDictionary[nn.Module, dict[Any, Graph]] = WeakKeyDictionary()
 
 
 def summary(name: str, values: Sequence[float]) -> dict[str, float]:

@@ -124,7 +124,7 @@ def at_random(width: int, depth: int, draws: int) -> np.ndarray:
 
 def measure(smoke: bool) -> Measured:
     """Everything, at one of two scales."""
-    scale = Scale(2, 2, 16, 3) if smoke else Scale(8, 40, 400, 20)
+    scale = Scale(1, 1, 8, 2) if smoke else Scale(8, 40, 400, 20)
     numbers: dict[str, float] = {}
     initial = {(w, d): at_random(w, d, scale.draws) for d in (2, 4) for w in (16, 64, 256)}
     numbers |= {
