@@ -66,14 +66,17 @@ def nonlinearity(activation: str | nn.Module | Function | Nonlinearity) -> Nonli
             raise UsageError(
                 "MT370", f"torch has no activation {activation!r}", fix=nearest(activation, known)
             )
-        return _read(found, activation)
-    if isinstance(activation, nn.Module):
-        return _look(activation, type(activation).__name__)  # a module may change: nothing is kept
-    return _read(activation, getattr(activation, "__name__", "activation"))
+        return _named(found, activation)
+    name = (
+        type(activation).__name__
+        if isinstance(activation, nn.Module)
+        else getattr(activation, "__name__", "activation")
+    )
+    return _look(activation, name)  # it may change: nothing is kept
 
 
-@functools.lru_cache(maxsize=64)
-def _read(function: Function, name: str) -> Nonlinearity:
+@functools.cache
+def _named(function: Function, name: str) -> Nonlinearity:
     return _look(function, name)
 
 
