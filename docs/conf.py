@@ -22,13 +22,9 @@ html_extra_path = ["_generated"]
 exclude_patterns.append("_generated")
 
 
-def _write_atlas(app):
+def setup(app):
     from pathlib import Path
 
     from microtome.atlas import write
 
-    write(Path(app.srcdir) / "_generated" / "atlas")
-
-
-def setup(app):
-    app.connect("builder-inited", _write_atlas)
+    write(Path(app.srcdir) / "_generated" / "atlas")  # before Sphinx asks whether the folder is there
