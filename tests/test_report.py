@@ -295,7 +295,7 @@ def test_nothing_is_fetched_and_only_its_own_scripts_run() -> None:
     scripts = policy.split("script-src")[1].split(";")[0]
     assert "unsafe-inline" not in scripts
     run = [s for s, a in zip_scripts(text) if "type" not in a]
-    assert [report_module._hash(script) for script in run] == re.findall(r"'(sha256-[^']+)'", scripts)
+    assert [report_module.script_hash(script) for script in run] == re.findall(r"'(sha256-[^']+)'", scripts)
 
 
 def test_it_is_accessible() -> None:
@@ -333,7 +333,7 @@ def luminance(colour: str) -> float:
 
 
 def test_inks_stand_out_in_light_and_dark() -> None:
-    style = report_module._own("report.css")
+    style = report_module.own("report.css")
     schemes = re.findall(r":root \{(.*?)\}", style, re.S)[:2]
     for scheme in schemes:
         colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", scheme))
@@ -469,7 +469,7 @@ def test_vendored_files_are_those_written_down() -> None:
         assert hashlib.sha256(data).hexdigest() == digest
         assert version in data.decode() or package == "vega-embed"
         assert "Redistribution" in (vendor / f"{package}.LICENSE").read_text()
-        assert "Redistribution" in report_module._library()
+        assert "Redistribution" in report_module.library()
     assert len(list(vendor.glob("*.js"))) == 3
 
 

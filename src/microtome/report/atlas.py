@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from microtome.finding import Figure
-from microtome.report.html import ROOMS, _environment, _hash, _library, _own, script_json
+from microtome.report.html import ROOMS, environment, library, own, script_hash, script_json
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "inconclusive")
 QUESTIONS = ROOMS | {
@@ -24,8 +24,8 @@ SCRIPT = "assets/vega.js"
 
 def pages(entries: Sequence[Any]) -> Iterator[tuple[str, str]]:
     """(path, text) of every file; ``entries`` are those of :mod:`microtome.atlas`."""
-    yield "assets/report.css", _own("report.css") + _own("atlas.css")
-    yield SCRIPT, _library()
+    yield "assets/report.css", own("report.css") + own("atlas.css")
+    yield SCRIPT, library()
     facts = [summary(entry) for entry in entries]
     yield "atlas.json", json.dumps(facts, indent=1)
     yield "index.html", _index(facts)
@@ -52,53 +52,69 @@ def summary(entry: Any) -> dict[str, Any]:
     }
 
 
-def _index(facts: Sequence[dict[str, Any]]) -> str:
+def index_of(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the template of the index shows of the papers' summaries."""
     rooms = [(room, QUESTIONS[room], [f for f in facts if f["room"] == room]) for room in QUESTIONS]
     verdicts = Counter(f["verdict"] for f in facts if f["verdict"])
-    script = _own("atlas.js")
-    return (
-        _environment()
-        .get_template("atlas.html.j2")
-        .render(
-            rooms=[(room, question, found) for room, question, found in rooms if found],
-            by_verdict=[(v, [f for f in facts if f["verdict"] == v]) for v in VERDICTS if verdicts[v]],
-            states=Counter(f["state"] for f in facts),
-            total=len(facts),
-            badges=BADGES,
-            script=script,
-            script_hash=_hash(script),
-        )
-    )
+    return {
+        "rooms": [(room, question, found) for room, question, found in rooms if found],
+        "by_verdict": [(v, [f for f in facts if f["verdict"] == v]) for v in VERDICTS if verdicts[v]],
+        "states": Counter(f["state"] for f in facts),
+        "total": len(facts),
+        "badges": BADGES,
+    }
+
+
+def _index(facts: Sequence[dict[str, Any]]) -> str:
+    script = own("atlas.js")
+    made = environment().get_template("atlas.html.j2")
+    return made.render(index_of(facts), script=script, script_hash=script_hash(script), link=_file)
+
+
+def _file(slug: str) -> str:
+    return f"{slug}.html"
+
+
+def paper_of(entry: Any, titles: dict[str, str]) -> dict[str, Any]:
+    """What the template of a paper's page shows."""
+    record = entry.record
+    figure = msgspec.convert(record["figure"], Figure) if record and record.get("figure") else None
+    return {
+        "paper": entry.standing.paper,
+        "standing": entry.standing,
+        "question": QUESTIONS.get(entry.standing.paper.room, ""),
+        "study": entry.study,
+        "module": entry.module,
+        "record": record,
+        "numbers": list(record["numbers"].items()) if record else [],
+        "figure": figure,
+        "spec": "",
+        "uses": entry.standing.leaves,
+        "instrument": next((leaf for leaf in entry.standing.leaves if "/" in leaf), None),
+        "relates": [(slug, titles.get(slug, slug), *found) for slug, found in entry.relates.items()],
+        "badges": BADGES,
+    }
 
 
 def page(entry: Any, titles: dict[str, str]) -> str:
     """One paper's page."""
-    record = entry.record
-    figure = msgspec.convert(record["figure"], Figure) if record and record.get("figure") else None
+    shown = paper_of(entry, titles)
+    figure = shown["figure"]
     drawn = {"findings": {"study": {"figures": {"figure": {"spec": figure.spec}}}}} if figure else {}
-    script = _own("draw.js") if figure else ""
+    script = own("draw.js") if figure else ""
     return (
-        _environment()
+        environment()
         .get_template("paper.html.j2")
         .render(
-            paper=entry.standing.paper,
-            standing=entry.standing,
-            question=QUESTIONS.get(entry.standing.paper.room, ""),
-            study=entry.study,
-            module=entry.module,
-            record=record,
-            numbers=list(record["numbers"].items()) if record else [],
-            figure=figure,
-            uses=entry.standing.leaves,
-            instrument=next((leaf for leaf in entry.standing.leaves if "/" in leaf), None),
-            relates=[(slug, titles.get(slug, slug), *found) for slug, found in entry.relates.items()],
-            badges=BADGES,
+            shown,
             data=script_json(json.dumps(drawn).encode()),
             library=SCRIPT,
             script=script,
-            script_hash=_hash(script) if script else "",
+            script_hash=script_hash(script) if script else "",
+            link=_file,
+            home="index.html",
         )
     )
 
 
-__all__ = ["QUESTIONS", "VERDICTS", "page", "pages", "summary"]
+__all__ = ["QUESTIONS", "VERDICTS", "index_of", "page", "pages", "paper_of", "summary"]

@@ -1,7 +1,9 @@
-// Draws each figure from the embedded examination when it comes into view, and all of them before printing.
+// Draws each figure when it comes into view, and all of them before printing: from the embedded examination, or from
+// the specification a figure carries itself. `drawFigures(root)` does so for what a page has added.
 (() => {
   "use strict";
-  const findings = JSON.parse(document.getElementById("examination").textContent).findings;
+  const embedded = document.getElementById("examination");
+  const findings = embedded ? JSON.parse(embedded.textContent).findings : {};
   // Every ink is the page's own, so light, dark and print need no second drawing.
   const ink = "currentColor";
   const text = { labelColor: ink, titleColor: ink };
@@ -28,6 +30,8 @@
     area: { color: "#3b7dd8" },
   };
   config.line.color = "#3b7dd8";
+  // A page whose policy allows no style of our own brings the tooltip's itself.
+  const defaultStyle = embedded !== null;
   // No figure may fetch anything; only pictures written into the data are shown.
   const loader = vega.loader();
   loader.load = () => Promise.reject(new Error("a report loads nothing"));
@@ -36,8 +40,9 @@
     uri.startsWith("data:image/") ? sanitize(uri, options) : Promise.reject(new Error("a report loads nothing"));
 
   const draw = (element) => {
-    const spec = findings[element.dataset.finding].figures[element.dataset.figure].spec;
-    const options = { config, loader, renderer: "svg", actions: false, ast: true, mode: "vega-lite", logLevel: vega.Error };
+    const own = element.querySelector("script[type='application/json']");
+    const spec = own ? JSON.parse(own.textContent) : findings[element.dataset.finding].figures[element.dataset.figure].spec;
+    const options = { config, loader, renderer: "svg", actions: false, ast: true, defaultStyle, mode: "vega-lite", logLevel: vega.Error };
     return vegaEmbed(element, spec, options).catch((error) => {
       const note = document.createElement("p");
       note.className = "quiet";
@@ -45,7 +50,7 @@
       element.replaceChildren(note);
     });
   };
-  const waiting = new Set(document.querySelectorAll(".draw"));
+  const waiting = new Set();
   const take = (element) => {
     if (waiting.delete(element)) draw(element);
   };
@@ -58,7 +63,12 @@
   );
   // What is in view at once is drawn at once: a browser that never scrolls may never call the observer.
   const inView = (element) => element.getBoundingClientRect().top < window.innerHeight + 400;
-  [...waiting].forEach((element) => (inView(element) ? take(element) : observer.observe(element)));
+  window.drawFigures = (root) => root.querySelectorAll(".draw:not(.vega-embed)").forEach((element) => {
+    waiting.add(element);
+    if (inView(element)) take(element);
+    else observer.observe(element);
+  });
+  window.drawFigures(document);
   window.addEventListener("beforeprint", () => {
     document.querySelectorAll("main details").forEach((details) => details.closest(".numbers") || (details.open = true));
     [...waiting].forEach(take);

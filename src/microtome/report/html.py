@@ -24,7 +24,7 @@ import msgspec
 from microtome.drawing import is_drawing, svg
 from microtome.errors import UsageError
 from microtome.figures import figure_rows
-from microtome.finding import Examination, Figure, Table, encode_json, format_number
+from microtome.finding import Examination, Figure, Finding, Table, encode_json, format_number
 from microtome.report import text as words
 
 SIZE_CAP = 5_000_000
@@ -94,31 +94,31 @@ def report_html(exam: Examination) -> str:
 
 def _page(exam: Examination, note: str) -> str:
     draws = any(f.figures for f in exam)
-    scripts = [_library(), _own("draw.js")] if draws else []
-    drawn = dict(_parts(exam))
+    scripts = [library(), own("draw.js")] if draws else []
+    drawn = dict(parts_of(exam))
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             exam=exam,
             title=f"{exam.subject.get('name', 'unnamed subject')}: examination {exam.id}",
-            style=_own("report.css"),
+            style=own("report.css"),
             scripts=scripts,
-            script_hashes=[_hash(script) for script in scripts],
+            script_hashes=[script_hash(script) for script in scripts],
             data=script_json(encode_json(exam)),
             size_note=note,
-            facts=list(_facts(exam)),
+            facts=list(facts_of(exam)),
             inferred=[str(line) for line in exam.subject.get("inferred") or ()],
-            worries=list(_worries(exam)),
+            worries=list(worries_of(exam)),
             grades={grade: sum(f.grade == grade for f in exam) for grade in ("good", "watch", "alarm", None)},
             statuses={s: sum(f.status == s for f in exam) for s in ("measured", *words.UNMEASURED)},
             rooms=[
                 (room, ROOMS.get(room, ""), [drawn[f.instrument] for f in findings if f.status == "measured"])
-                for room, findings in _named(exam).rooms().items()
+                for room, findings in named(exam).rooms().items()
                 if any(f.status == "measured" for f in findings)
             ],
             unmeasured={
-                status: [f for f in _named(exam) if f.status == status]
+                status: [f for f in named(exam) if f.status == status]
                 for status in words.UNMEASURED
                 if any(f.status == status for f in exam)
             },
@@ -130,8 +130,8 @@ def _page(exam: Examination, note: str) -> str:
 # --- what the template shows -------------------------------------------------------------------------
 
 
-def _named(exam: Examination) -> Examination:
-    """A finding built by hand may not repeat its own name."""
+def named(exam: Examination) -> Examination:
+    """The same examination; a finding built by hand may not repeat its own name, here it does."""
     findings = {
         name: f if f.instrument == name else msgspec.structs.replace(f, instrument=name)
         for name, f in exam.findings.items()
@@ -139,7 +139,8 @@ def _named(exam: Examination) -> Examination:
     return msgspec.structs.replace(exam, findings=findings)
 
 
-def _facts(exam: Examination) -> Iterator[tuple[str, Any]]:
+def facts_of(exam: Examination) -> Iterator[tuple[str, Any]]:
+    """What was examined, when and on what, by name."""
     for key, value in exam.subject.items():
         if key in ("name", "inferred") or value in (None, "", [], {}):
             continue
@@ -157,9 +158,9 @@ def _facts(exam: Examination) -> Iterator[tuple[str, Any]]:
         yield "versions", ", ".join(f"{name} {version}" for name, version in exam.versions.items())
 
 
-def _worries(exam: Examination) -> Iterator[dict[str, str]]:
-    named = _named(exam)
-    for finding in named.worries():
+def worries_of(exam: Examination) -> Iterator[dict[str, str]]:
+    """What deserves attention, the worst first, and instruments that read a known answer wrong."""
+    for finding in named(exam).worries():
         kind = finding.grade if finding.status == "measured" and finding.grade else "failed"
         said = finding.summary if kind != "failed" else finding.reason
         rule = finding.threshold.text() if finding.threshold and kind != "failed" else ""
@@ -174,32 +175,40 @@ def _worries(exam: Examination) -> Iterator[dict[str, str]]:
             yield {"kind": "tool", "id": anchor(name), "name": name, "said": said, "value": "", "rule": ""}
 
 
-def _parts(exam: Examination) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, f in _named(exam).findings.items():
-        if f.status != "measured":
-            continue
-        readings = exam.calibration.get(name, [])
-        yield (
-            name,
-            {
-                "f": f,
-                "id": anchor(name),
-                "name": name,
-                "method": words.short_name(f),
-                "deciding": f.quantities.get(f.headline),
-                "others": {key: q for key, q in f.quantities.items() if key != f.headline},
-                "verdict": words.verdict(f),
-                "tool_error": words.tool_error(readings),
-                "readings": _records(readings),
-                "figures": [_figure(name, key, figure) for key, figure in f.figures.items()],
-                "tables": [_table(key, table) for key, table in f.tables.items()],
-                "papers": [(slug, paper_title(slug)) for slug in f.papers],
-                "arrays": {key: f"{a.dtype} {list(a.shape)}" for key, a in f.arrays.items()},
-            },
-        )
+def parts_of(exam: Examination) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the template shows of each finding that was measured, by name."""
+    for name, f in named(exam).findings.items():
+        if f.status == "measured":
+            yield name, part_of(name, f, exam.calibration.get(name, []))
 
 
-def _figure(instrument: str, key: str, figure: Figure) -> dict[str, Any]:
+def part_of(
+    name: str, f: Finding, readings: Sequence[Mapping[str, Any]], *, inline: bool = False
+) -> dict[str, Any]:
+    """What the template shows of one finding.
+
+    Args:
+        readings: of its instrument on specimens.
+        inline: whether each chart carries its own specification, for a page without the embedded examination.
+    """
+    return {
+        "f": f,
+        "id": anchor(name),
+        "name": name,
+        "method": words.short_name(f),
+        "deciding": f.quantities.get(f.headline),
+        "others": {key: q for key, q in f.quantities.items() if key != f.headline},
+        "verdict": words.verdict(f),
+        "tool_error": words.tool_error(readings),
+        "readings": _records(readings),
+        "figures": [_figure(name, key, figure, inline) for key, figure in f.figures.items()],
+        "tables": [_table(key, table) for key, table in f.tables.items()],
+        "papers": [(slug, paper_title(slug)) for slug in f.papers],
+        "arrays": {key: f"{a.dtype} {list(a.shape)}" for key, a in f.arrays.items()},
+    }
+
+
+def _figure(instrument: str, key: str, figure: Figure, inline: bool) -> dict[str, Any]:
     rows = figure_rows(figure.spec)
     drawn = _drawn(figure)
     picture = _pictures(rows)
@@ -220,6 +229,7 @@ def _figure(instrument: str, key: str, figure: Figure) -> dict[str, Any]:
         "rows": [[row.get(c) for c in columns] for row in rows[:FIGURE_ROWS]] if columns else [],
         "total": len(rows),
         "drawable": bool(rows),
+        "spec": script_json(encode_json(figure.spec)) if inline and not picture and not drawn else "",
     }
 
 
@@ -317,7 +327,7 @@ def _fitted(exam: Examination) -> tuple[Examination, str]:
     }
     # Libraries and text, then every figure's data: once as JSON, and up to as much again as a table.
     rest = len(encode_json(exam)) - sum(weights.values())
-    room = SIZE_CAP - len(_library()) - 3 * rest - 200_000
+    room = SIZE_CAP - len(library()) - 3 * rest - 200_000
     if 2 * sum(weights.values()) <= room:
         return exam, ""
     findings = dict(exam.findings)
@@ -357,12 +367,14 @@ def _thinner(figure: Figure, weight: int, target: int) -> Figure:
 # --- the pieces of the page --------------------------------------------------------------------------
 
 
-def _own(name: str) -> str:
+def own(name: str) -> str:
+    """Text of a file of this package."""
     return files("microtome.report").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _library() -> str:
+def library() -> str:
+    """The vendored libraries that draw charts, with their licences, as one script."""
     folder = files("microtome.report").joinpath("vendor")
     parts = []
     for name in _LIBRARIES:
@@ -373,33 +385,42 @@ def _library() -> str:
     return "\n".join(parts)
 
 
-def _hash(script: str) -> str:
+def script_hash(script: str) -> str:
+    """What a content-security policy calls the script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _finding_count(count: int, word: str = "finding") -> str:
+def _template(name: str) -> str | None:
+    found = files("microtome.report").joinpath(name)
+    return found.read_text(encoding="utf-8") if found.is_file() else None
+
+
+def counted(count: int, word: str = "finding") -> str:
+    """Return the number with its noun."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_own),
+def environment(others: jinja2.BaseLoader | None = None) -> jinja2.Environment:
+    """Templates of the report, and those of ``others`` beside them; everything is escaped."""
+    found = jinja2.FunctionLoader(_template)
+    made = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([others, found]) if others else found,
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "anchor": anchor,
         "cell": words.cell_text,
         "number": format_number,
-        "count": _finding_count,
+        "count": counted,
         "duration": seconds_text,
     }
-    environment.tests["numeric"] = lambda value: words.number(value) is not None
-    environment.globals["kind"] = _kind
-    return environment
+    made.tests["numeric"] = lambda value: words.number(value) is not None
+    made.globals["kind"] = _kind
+    return made
 
 
 def _kind(value: Any) -> str:
