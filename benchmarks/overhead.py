@@ -6,6 +6,9 @@ inputs or parameters, Hessian-vector products by double backward, per-example gr
 folds, on as many rows as that signal has, cut in whatever way is fastest (a signal on 64 rows cannot be computed
 in a batch of 512). The ratio is examination / sum of bare work. Everything else the examination does counts as
 overhead: the probe, statistics, spectra, figures, changed parameters.
+
+Examination and bare work take turns, so that a machine that is busy with something else is so for both; processor
+time of the process is printed next to wall time, for with one thread it is what a quiet machine's clock would show.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +29,28 @@ from benchmarks.models import build
 from microtome.examination import configure
 from microtome.passes import Run
 from microtome.subject import Subject
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds on the clock, and of this process on the processor."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.wall + other.wall, self.cpu + other.cpu)
+
+
+class Clock:
+    """Runs from when it is made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> Cost:
+        """What has gone by."""
+        return Cost(time.perf_counter() - self._wall, time.process_time() - self._cpu)
 
 
 def bare(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[int], None]]:
@@ -83,45 +109,47 @@ def bare(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[int], No
     }  # fmt: skip
 
 
-def median_time(work: Callable[[], None], repeats: int) -> float:
-    """Median wall time after one warm-up."""
+def once(work: Callable[[], None]) -> Cost:
+    """What a call costs after one warm-up; of short ones the median of five."""
     work()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
+    costs = []
+    while len(costs) < (5 if sum(c.wall for c in costs) < 0.1 else 1):
+        clock = Clock()
         work()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+        costs.append(clock.read())
+    return Cost(statistics.median(c.wall for c in costs), statistics.median(c.cpu for c in costs))
 
 
-def floor(name: str, trace: list[tuple[str, int, int]], repeats: int) -> tuple[float, dict[str, float]]:
-    """Seconds the traced work takes bare, in all and by kind."""
+def floor(name: str, trace: list[tuple[str, int, int]]) -> dict[str, Cost]:
+    """What the traced work costs bare, by kind."""
     model, _ = build(name, 1)
     sizes = (1, 8, 32, 64, 128, 256, 512) if name == "cnn" else (1, 8, 32, 64)
     shape = (1, 8, 8) if name == "cnn" else (3, 64, 64)
     calls = Counter(
         (kind, vectors if kind in ("curvature", "products") else 0, rows) for kind, rows, vectors in trace
     )
-    seconds: dict[str, float] = {}
+    found: dict[str, Cost] = {}
     for kind, vectors in dict.fromkeys((kind, vectors) for kind, vectors, _ in calls):
         needed = max(rows for other, v, rows in calls if (other, v) == (kind, vectors))
-        known = {0: 0.0}
+        known = {0: Cost()}
         for size in sizes:
             x, y = torch.rand(size, *shape), torch.randint(0, 10, (size,))
             work = bare(model, x, y)[kind]
-            known[size] = median_time(lambda work=work, vectors=vectors: work(vectors), repeats)  # type: ignore[misc]
+            known[size] = once(lambda work=work, vectors=vectors: work(vectors))  # type: ignore[misc]
             if size >= needed:
                 break
+        walls, cpus = ({n: getattr(c, part) for n, c in known.items()} for part in ("wall", "cpu"))
         for (other, v, rows), count in calls.items():
             if (other, v) == (kind, vectors):
-                seconds[kind] = seconds.get(kind, 0.0) + count * cheapest(known, rows)
-    return sum(seconds.values()), seconds
+                more = Cost(count * cheapest(walls, rows), count * cheapest(cpus, rows))
+                found[kind] = found.get(kind, Cost()) + more
+    return found
 
 
 def cheapest(known: dict[int, float], rows: int) -> float:
     """Seconds for this many rows, cut into equal batches of the best size; between sizes linear."""
 
-    def once(n: int) -> float:
+    def time_of(n: int) -> float:
         if n in known:
             return known[n]
         below, above = max(s for s in known if s < n), min((s for s in known if s > n), default=0)
@@ -129,33 +157,29 @@ def cheapest(known: dict[int, float], rows: int) -> float:
             return n / below * known[below]
         return known[below] + (n - below) / (above - below) * (known[above] - known[below])
 
-    return min((rows // s) * once(s) + once(rows % s) for s in {*known, rows} if 0 < s <= rows)
+    return min((rows // s) * time_of(s) + time_of(rows % s) for s in {*known, rows} if 0 < s <= rows)
 
 
 def examination(
-    name: str, count: int, repeats: int, only: tuple[str, ...]
-) -> tuple[float, list[tuple[str, int, int]], dict[str, float]]:
-    """Median seconds of the whole examination, its trace, and each instrument's own seconds."""
+    name: str, count: int, only: tuple[str, ...]
+) -> tuple[Cost, list[tuple[str, int, int]], dict[str, float]]:
+    """What the whole examination costs, its trace, and each instrument's own seconds."""
     model, data = build(name, count)
     shown = list(data) if count <= 1024 else data  # making the examples is not part of the examination
-    times, trace, own = [], [], {}
-    for turn in range(repeats + 1):
-        began = time.perf_counter()
-        subject = Subject(model, shown)
-        run = Run(subject, configure(only), budget=2 << 30)
-        run.evaluator.trace = trace = []
-        findings = run.execute()
-        if turn:
-            times.append(time.perf_counter() - began)
-        own = {f.instrument: f.seconds for f in findings.values()}
-        broken = {f.instrument: f.reason for f in findings.values() if f.status == "failed"}
-        if broken:
-            raise SystemExit(f"failed: {broken}")
-    return statistics.median(times), trace, own
+    trace: list[tuple[str, int, int]] = []
+    clock = Clock()
+    run = Run(Subject(model, shown), configure(only), budget=2 << 30)
+    run.evaluator.trace = trace
+    findings = run.execute()
+    cost = clock.read()
+    broken = {f.instrument: f.reason for f in findings.values() if f.status == "failed"}
+    if broken:
+        raise SystemExit(f"failed: {broken}")
+    return cost, trace, {f.instrument: f.seconds for f in findings.values()}
 
 
 def main() -> None:
-    """Print one line a network."""
+    """Print a few lines a network."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*", default=["cnn", "resnet"])
     parser.add_argument("--rows", type=int, default=512)
@@ -165,17 +189,25 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for name in arguments.networks:
-        repeats = arguments.repeats if name == "cnn" else min(arguments.repeats, 3)
-        whole, trace, own = examination(name, arguments.rows, repeats, tuple(arguments.only))
-        total, kinds = floor(name, trace, repeats)
-        print(
-            f"{name}: N={arguments.rows} threads={arguments.threads} examination {whole:.2f} s, "
-            f"bare work {total:.2f} s, ratio {whole / total:.2f}"
-        )
-        print(
-            "  bare seconds by kind: "
-            + ", ".join(f"{k} {v:.2f}" for k, v in sorted(kinds.items(), key=lambda i: -i[1]))
-        )
+        turns, only = [], tuple(arguments.only)
+        if name == "cnn":
+            examination(name, arguments.rows, only)  # warms up
+        for _ in range(arguments.repeats if name == "cnn" else 1):
+            whole, trace, own = examination(name, arguments.rows, only)
+            turns.append((whole, floor(name, trace), own))
+        totals = [sum(kinds.values(), Cost()) for _, kinds, _ in turns]
+        print(f"{name}: N={arguments.rows} threads={arguments.threads} repeats={len(turns)}")
+        for part, words in (("wall", "wall time"), ("cpu", "processor time")):
+            pairs = [(getattr(w, part), getattr(t, part)) for (w, _, _), t in zip(turns, totals, strict=True)]
+            ratios = ", ".join(f"{w / t:.2f}" for w, t in pairs)
+            print(
+                f"  {words}: examination {statistics.median(w for w, _ in pairs):.2f} s, "
+                f"bare work {statistics.median(t for _, t in pairs):.2f} s, "
+                f"ratio {statistics.median(w / t for w, t in pairs):.2f} (turn by turn {ratios})"
+            )
+        _, kinds, own = turns[-1]
+        listed = sorted(kinds.items(), key=lambda item: -item[1].cpu)
+        print("  bare processor seconds by kind: " + ", ".join(f"{k} {c.cpu:.2f}" for k, c in listed))
         slow = sorted(own.items(), key=lambda item: -item[1])[:8]
         print("  own seconds of instruments: " + ", ".join(f"{k} {v:.2f}" for k, v in slow))
 
