@@ -17,7 +17,7 @@ from microtome.finding import Examination, Finding
 from microtome.instrument import Instrument
 from microtome.passes import Plan, Run, make_plan
 from microtome.passes.memory import parse_bytes
-from microtome.progress import Watcher
+from microtome.progress import Silent, Watcher, Written
 from microtome.registry import instrument, instrument_names, select
 from microtome.subject import Subject
 
@@ -211,6 +211,7 @@ def _execute(
             opened = stack.enter_context(open_store(store or None))
             opened.begin(exam)
             folder = opened.run_folder(exam.id)
+            watcher = Written(watcher or Silent(), folder, len(chosen))
 
         def found(finding: Finding) -> None:
             if opened is not None:

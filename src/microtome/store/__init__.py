@@ -8,10 +8,21 @@ instruments answer, so that nothing measured is lost; several processes may use 
 from __future__ import annotations
 
 from microtome.finding import Examination
+from microtome.store.browse import Filter, Line, Reading
 from microtome.store.location import Location, locate
 from microtome.store.store import Entry, Store, open_store
 
-__all__ = ["Entry", "Location", "Store", "load_examination", "locate", "open_store"]
+__all__ = [
+    "Entry",
+    "Filter",
+    "Line",
+    "Location",
+    "Reading",
+    "Store",
+    "load_examination",
+    "locate",
+    "open_store",
+]
 
 
 def load_examination(id: str | None = None, store: str | None = None) -> Examination:

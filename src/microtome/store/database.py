@@ -1,4 +1,4 @@
-"""The database: three small tables, short transactions, and one clear sentence for everything that fails.
+"""The database: four small tables, short transactions, and one clear sentence for everything that fails.
 
 SQLite runs with a write-ahead log, so that readers and the one writer do not wait for each other; where the
 log cannot be had (network filesystems) it falls back to the plain rollback journal. Every transaction opens
@@ -44,6 +44,13 @@ findings = sa.Table(
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("grade", sa.String(16)),
     sa.Column("body", sa.Text, nullable=False),  # the finding's JSON; arrays as dtype and shape
+    sa.Index("findings_states", "exam_id", "status", "grade"),  # counting must not read the bodies
+)
+tags = sa.Table(
+    "tags",
+    metadata,
+    sa.Column("exam_id", sa.ForeignKey("examinations.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("tag", sa.String(64), primary_key=True, index=True),
 )
 
 
@@ -53,6 +60,8 @@ class Database:
     def __init__(self, location: Location) -> None:
         self.location = location
         self.read_only = False
+        self.has_tags = True
+        """False only for a store of an earlier microtome that can only be read."""
         self.journal = ""
         with self._explained():
             self._engine = self._connect(location)
@@ -149,18 +158,19 @@ class Database:
 
     def _prepare(self) -> None:
         with self._engine.begin() as connection:
-            exists = sa.inspect(connection).has_table(version_table.name)
+            inspector = sa.inspect(connection)
+            exists, self.has_tags = (inspector.has_table(t.name) for t in (version_table, tags))
             stated = connection.execute(sa.select(version_table.c.version)).scalar() if exists else None
         if stated is None:
             if self.read_only:
                 raise StoreError("MT132", "this is not a microtome store", where=self.location.text())
-            with self._engine.execution_options(writes=True).begin() as connection:
-                if self._engine.dialect.name == "postgresql":  # two first users must not both create tables
-                    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(6647112093)")
-                metadata.create_all(connection)
+            with self._creating() as connection:
                 if connection.execute(sa.select(version_table.c.version)).scalar() is None:
                     connection.execute(sa.insert(version_table).values(version=SCHEMA_VERSION))
             return
+        if stated <= SCHEMA_VERSION and not (self.has_tags or self.read_only):
+            with self._creating():  # tables that came later; earlier versions leave them alone
+                pass
         if stated > SCHEMA_VERSION:
             raise StoreError(
                 "MT133",
@@ -168,6 +178,18 @@ class Database:
                 where=self.location.text(),
                 fix="upgrade microtome, or choose another store with --store",
             )
+
+    @contextmanager
+    def _creating(self) -> Iterator[sa.Connection]:
+        """A transaction in which all tables and indices are there."""
+        with self._engine.execution_options(writes=True).begin() as connection:
+            if self._engine.dialect.name == "postgresql":  # two first users must not both create tables
+                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(6647112093)")
+            metadata.create_all(connection)
+            for index in findings.indexes:
+                index.create(connection, checkfirst=True)
+            self.has_tags = True
+            yield connection
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

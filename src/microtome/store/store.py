@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from microtome.errors import StoreError, nearest
 from microtome.finding import SCHEMA_VERSION, Examination, Finding, decode_examination, encode_json
 from microtome.store.arrays import array_path, read_arrays, storable, write_arrays
-from microtome.store.database import Database, examinations, findings, unwritable
+from microtome.store.browse import Browser
+from microtome.store.database import Database, examinations, findings, tags, unwritable
 from microtome.store.location import Location, locate
 
 Outcome = Literal["complete", "partial", "stopped", "running"]
@@ -50,7 +51,7 @@ def open_store(url: str | os.PathLike[str] | None = None) -> Store:
     return Store(locate(url))
 
 
-class Store:
+class Store(Browser):
     """Keeps examinations. A context manager; safe to use from several processes at a time."""
 
     def __init__(self, location: Location) -> None:
@@ -118,7 +119,8 @@ class Store:
         """Remove an examination, its arrays and its running state; return its full id."""
         full = self.resolve(exam_id)
         with self._database.writing() as connection:
-            connection.execute(sa.delete(findings).where(findings.c.exam_id == full))
+            for table in (findings, tags):
+                connection.execute(sa.delete(table).where(table.c.exam_id == full))
             connection.execute(sa.delete(examinations).where(examinations.c.id == full))
         for folder in (self.location.arrays / full, self.location.runs / full):
             shutil.rmtree(folder, ignore_errors=True)
