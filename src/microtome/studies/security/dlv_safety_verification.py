@@ -92,8 +92,9 @@ def gradient_search(
     return found.numpy()
 
 
-def measure(smoke: bool) -> Measured:
+def measure(smoke: bool, seed: int = 0) -> Measured:
     """Queries of every network, image and number of free pixels."""
+    start = 1000 * seed
     seeds, epochs, images, most = (2, 2, 6, 4) if smoke else (5, 30, 200, 6)
     numbers: dict[str, float] = {}
     queries = wrong = safe_total = contradicted = 0
@@ -102,7 +103,7 @@ def measure(smoke: bool) -> Measured:
     for free in range(3, most + 1):
         spent, looked = dict.fromkeys((*METHODS, "brute force"), 0.0), dict.fromkeys(METHODS, 0.0)
         once = 0
-        for seed in range(seeds):
+        for seed in range(start, start + seeds):
             model, data = network(seed, epochs), digits("test")
             assert data.y is not None
             x = data.x[:images]
