@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,10 @@ from microtome.interpret.capture import capture
 from microtome.interpret.graph import Graph, Node
 from microtome.interpret.interpreter import forward
 from microtome.interpret.kernel_domain import InfiniteWidth, Kernel, Layer, Parametrization, Random
+from microtome.interpret.operations import aten
 from microtome.interpret.patterns import as_double, doubled, widened
+
+_WEIGHTS = (aten.linear.default, aten.convolution.default)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,7 +58,7 @@ def infinite_width_kernels(
     sigma_w: float | None = None,
     sigma_b: float | None = None,
     parametrization: Parametrization = "standard",
-    layers: Sequence[str] = (),
+    layers: Sequence[str] | Literal["weights"] = (),
     output: str | None = None,
     limit: int = 1 << 27,
 ) -> Kernels:
@@ -67,7 +70,7 @@ def infinite_width_kernels(
         sigma_w: deviation of all weights times the root of their fan-in; None for those of this network.
         sigma_b: deviation of all biases; None for those of this network.
         parametrization: torch's, or that of the NTK.
-        layers: nodes or layers to give the kernels of as well.
+        layers: nodes or layers to give the kernels of as well; "weights" for all linear and convolutional ones.
         output: where to end instead of the first output ("fc3", before a softmax).
         limit: most numbers in one kernel.
 
@@ -85,7 +88,11 @@ def infinite_width_kernels(
     given = graph.bind((inputs,)) if isinstance(inputs, Tensor) else dict(inputs)
     graph = doubled(graph)
     end = graph.output if output is None else graph.node(output)
-    wanted = {name: graph.node(name) for name in layers}
+    if layers == "weights":
+        on_the_way = graph.needed([end])
+        wanted = {n.name: n for n in graph.operations if n.target in _WEIGHTS and n in on_the_way}
+    else:
+        wanted = {name: graph.node(name) for name in layers}
     pools = [n for n in graph.operations if n.target in kernel_rules.POOLS]
     full = graph.needed([operand for n in pools for operand in n.operands])
     domain = InfiniteWidth(sigma_w, sigma_b, parametrization, frozenset(full), limit)
