@@ -21,6 +21,7 @@ from microtome.cli.output import say
 from microtome.cli.papers import papers
 from microtome.cli.runs import compare, list_runs, report, show
 from microtome.cli.study import study
+from microtome.cli.view import view
 from microtome.errors import MicrotomeError, nearest
 
 HELP = """A laboratory for neural networks.
@@ -45,7 +46,7 @@ app = App(
     default_parameter=Parameter(negative=()),
     result_action="return_value",
 )
-for _verb in (examine, plan, compare, calibrate, report, show, papers, atlas, convert, doctor):
+for _verb in (examine, plan, compare, calibrate, report, show, view, papers, atlas, convert, doctor):
     app.command(_verb)
 app.command(list_runs, name="list")
 app.command(study)

@@ -42,7 +42,10 @@
   const draw = (element) => {
     const own = element.querySelector("script[type='application/json']");
     const spec = own ? JSON.parse(own.textContent) : findings[element.dataset.finding].figures[element.dataset.figure].spec;
-    const options = { config, loader, renderer: "svg", actions: false, ast: true, defaultStyle, mode: "vega-lite", logLevel: vega.Error };
+    const options = {
+      config, loader, renderer: "svg", actions: false, ast: true, mode: "vega-lite", logLevel: vega.Error,
+      defaultStyle, tooltip: { disableDefaultStyle: !defaultStyle },
+    };
     return vegaEmbed(element, spec, options).catch((error) => {
       const note = document.createElement("p");
       note.className = "quiet";

@@ -1,0 +1,106 @@
+"""Short answers to what people ask first, read off whatever findings hold them; and how far a run is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from microtome.finding import Examination, Finding, Table, format_number
+from microtome.progress import Progress
+from microtome.report.html import anchor, seconds_text
+from microtome.store import Line
+from microtome.web.layers import wasteful
+
+SILENT_SECONDS = 90.0
+"""A run that has written nothing for so long has probably been killed."""
+
+
+def tables_with(exam: Examination, *columns: str) -> Iterator[tuple[Finding, Table]]:
+    """Every table that has all these columns, with its finding."""
+    for f in exam:
+        for table in f.tables.values():
+            if set(columns) <= set(table.columns):
+                yield f, table
+
+
+def finding_with(exam: Examination, *quantities: str) -> Finding | None:
+    """The first finding that measured one of these quantities."""
+    for name in quantities:
+        for f in exam:
+            if name in f.quantities:
+                return f
+    return None
+
+
+def answers(exam: Examination) -> list[dict[str, Any]]:
+    """Question, answer in a sentence, grade and where it comes from."""
+    found = [
+        {"question": "Which class is taken for which?"} | _confused(exam),
+        {"question": "Can its probabilities be trusted?"} | _said(finding_with(exam, "ECE")),
+        {"question": "Which layer is wasteful?"} | _waste(exam),
+        {"question": "Who can break it?"} | _said(finding_with(exam, "adversarial accuracy")),
+    ]
+    return [each for each in found if each.get("said")]
+
+
+def _said(f: Finding | None) -> dict[str, Any]:
+    if f is None or f.status != "measured":
+        return {}
+    return {"said": f.summary, "grade": f.grade, "to": f"#{anchor(f.instrument)}"}
+
+
+def _confused(exam: Examination) -> dict[str, Any]:
+    for f, table in tables_with(exam, "true", "predicted", "count"):
+        at = [table.columns.index(name) for name in ("true", "predicted", "count")]
+        rows: list[list[Any]] = [[row[i] for i in at] for row in table.rows]
+        rows.sort(key=lambda row: -row[2] if isinstance(row[2], int | float) else 0)
+        total = sum(row[2] for row in rows if isinstance(row[2], int | float))
+        parts = [f"{t} for {p} ({format_number(n)}×)" for t, p, n in rows[:4]]
+        said = (
+            "No mistake was made."
+            if not rows
+            else f"{format_number(total)} mistakes. Taken: {', '.join(parts)}"
+        )
+        if len(rows) > 4:
+            said += f", and {len(rows) - 4} other pairs"
+        return {"said": said, "grade": f.grade, "to": f"#{anchor(f.instrument)}"}
+    return {}
+
+
+def _waste(exam: Examination) -> dict[str, Any]:
+    found = wasteful(exam)
+    return {"said": found[0]["said"], "grade": None, "to": "layers"} if found else {}
+
+
+def progress(line: Line, at: Progress | None) -> dict[str, Any]:
+    """How far an examination is, for people and for the open page."""
+    expected = at.instruments if at else 0
+    share = 0.0
+    if at and expected:
+        part = min(at.done / at.rows, 1.0) if at.rows else 0.0
+        # Instruments that wait for this round are partly done.
+        share = min((line.findings + part * len(at.asking)) / expected, 1.0)
+    text = (
+        f"{line.findings} of {expected} instruments have answered"
+        if expected
+        else f"{line.findings} have answered"
+    )
+    if at and at.rows:
+        text += f"; round {at.round}, {min(at.done / at.rows, 1.0):.0%} of its rows"
+    silent = time.time() - at.at if at else None
+    killed = line.status == "running" and silent is not None and silent > SILENT_SECONDS
+    if killed and silent is not None:
+        text += f"; no sign of it for {seconds_text(round(silent))}: it may have been killed"
+    return {
+        "id": line.id,
+        "subject": line.subject,
+        "status": line.status,
+        "found": line.findings,
+        "text": text,
+        "share": round(share, 3),
+        "percent": round(100 * share),
+        "killed": killed,
+        "known": bool(expected),
+        "mark": f"{line.status}-{line.findings}",
+    }

@@ -1,0 +1,212 @@
+"""Layers: all that any finding says of one, brought together by the layer's name.
+
+A finding speaks of layers where a table has a column "layer", or "weights" or "tensor" (whose names end in the
+tensor's), and where an array is called "something/layer". Nothing here knows which instrument that was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from microtome.finding import Cell, Examination, Finding, Table, format_number
+
+KEYS = ("layer", "weights", "tensor")
+NOT_LAYERS = frozenset(("", "elsewhere", "all together"))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of the matrix: which tables have it, and what it says in a line."""
+
+    label: str
+    columns: frozenset[str]
+    """A table with all of these has it."""
+    value: str
+    says: str
+    of: str = ""
+    """The column with the layer's name, where it is not one of the usual."""
+
+
+MEASURES = (
+    Measure("parameters", frozenset(("layer", "parameters", "operations")), "parameters", "numbers it has learned"),
+    Measure(
+        "operations", frozenset(("layer", "parameters", "operations")), "operations",
+        "floating-point operations an example: its cost",
+    ),
+    Measure(
+        "effective rank", frozenset(("layer", "units", "effective")), "effective",
+        "directions its output really uses, of as many as it has units",
+    ),
+    Measure("dead units", frozenset(("layer", "units", "dead")), "dead", "units that are 0 on every example"),
+    Measure(
+        "CKA to the layer before", frozenset(("CKA", "layer", "with")), "CKA",
+        "1: it gives its input on unchanged, up to rotation and scale", of="with",
+    ),
+    Measure(
+        "probe accuracy", frozenset(("layer", "accuracy", "random labels")), "accuracy",
+        "how well a linear reader tells the classes from its output",
+    ),
+    Measure(
+        "gradient", frozenset(("tensor", "mean gradient")), "mean gradient",
+        "norm of the mean gradient of the loss in its weights",
+    ),
+    Measure(
+        "prunable", frozenset(("weights", "count", "prunable")), "prunable",
+        "share of its weights that can be set to 0 alone, within the accuracy that may be lost",
+    ),
+    Measure("stretch", frozenset(("layer", "factor")), "factor", "most it can enlarge a change of its input"),
+)  # fmt: skip
+
+
+@dataclass
+class Layer:
+    """One layer, with every row that speaks of it."""
+
+    name: str
+    kind: str = ""
+    values: dict[str, float] = field(default_factory=dict)
+    """By label of a measure."""
+    sections: list[dict[str, Any]] = field(default_factory=list)
+    """Finding, caption, columns and this layer's rows."""
+
+
+def layers(exam: Examination) -> list[Layer]:
+    """Every layer that is spoken of, in the network's order as far as a table tells it."""
+    tables = [(f, t, key) for f, t in _tables(exam) for key in KEYS if key in t.columns]
+    by_layer = [(f, t, key) for f, t, key in tables if key == "layer"]
+    order = max((list(_names(t, "layer")) for _, t, _ in by_layer), key=len, default=[])
+    for _, table, _ in by_layer:
+        order += [name for name in _names(table, "layer") if name not in set(order)]
+    found = {name: Layer(name) for name in dict.fromkeys(order)}
+    for f, table, key in tables:
+        rows: dict[str, list[tuple[Cell, ...]]] = {}
+        at = table.columns.index(key)
+        for row in table.rows:
+            owner = _owner(str(row[at]), found)
+            if owner:
+                rows.setdefault(owner, []).append(row)
+        for name, mine in rows.items():
+            section = {
+                "finding": f.instrument,
+                "caption": table.caption,
+                "columns": table.columns,
+                "rows": mine,
+            }
+            found[name].sections.append(section)
+            for column in ("kind", "operation"):
+                if column in table.columns and not found[name].kind:
+                    found[name].kind = str(mine[0][table.columns.index(column)] or "")
+    for measure in MEASURES:
+        _read(measure, exam, found)
+    return list(found.values())
+
+
+def _read(measure: Measure, exam: Examination, found: dict[str, Layer]) -> None:
+    for _, table in _tables(exam):
+        if not measure.columns <= set(table.columns):
+            continue
+        key = measure.of or next(k for k in KEYS if k in table.columns)
+        at, value = table.columns.index(key), table.columns.index(measure.value)
+        for row in table.rows:
+            owner, number = _owner(str(row[at]), found), row[value]
+            if owner and isinstance(number, int | float):
+                found[owner].values.setdefault(measure.label, float(number))
+        return
+
+
+def _tables(exam: Examination) -> Iterator[tuple[Finding, Table]]:
+    for f in exam:
+        if f.status == "measured":
+            for key, table in f.tables.items():
+                if key != "trajectory":
+                    yield f, table
+
+
+def _names(table: Table, key: str) -> Iterator[str]:
+    at = table.columns.index(key)
+    return (str(row[at]) for row in table.rows if row[at] is not None and str(row[at]) not in NOT_LAYERS)
+
+
+def _owner(name: str, known: dict[str, Layer]) -> str:
+    if name in known:
+        return name
+    parent = name.rpartition(".")[0]
+    return parent if parent in known else ""
+
+
+def matrix(found: Sequence[Layer]) -> dict[str, Any]:
+    """Layers down, measures across, each cell with its place among its column's: 0 lowest to 4 highest."""
+    used = [m for m in MEASURES if any(m.label in layer.values for layer in found)]
+    columns = []
+    for m in used:
+        numbers = sorted({layer.values[m.label] for layer in found if m.label in layer.values})
+        last = max(len(numbers) - 1, 1)
+        columns.append({value: 4 * i // last if len(numbers) > 1 else 0 for i, value in enumerate(numbers)})
+    return {
+        "measures": used,
+        "rows": [
+            (layer, [_cell(layer.values.get(m.label), place) for m, place in zip(used, columns, strict=True)])
+            for layer in found
+        ],
+    }
+
+
+def _cell(value: float | None, place: dict[float, int]) -> tuple[str, int]:
+    return ("–", -1) if value is None else (format_number(value), place[value])
+
+
+def wasteful(exam: Examination) -> list[dict[str, Any]]:
+    """Layers with weights by how large a share of all weights can be spared in each alone, with the evidence.
+
+    A layer speaks together with what follows it up to the next layer with weights (its normalisation, its
+    activation): a dead unit of the activation is a unit of the layer that nothing needs.
+    """
+    groups: list[tuple[Layer, list[Layer]]] = []
+    for layer in layers(exam):
+        if "prunable" in layer.values:
+            groups.append((layer, [layer]))
+        elif groups:
+            groups[-1][1].append(layer)
+    counts = [_count(layer) for layer, _ in groups]
+    everything, work = sum(counts), sum(layer.values.get("operations", 0.0) for layer, _ in groups)
+    found = []
+    for (layer, members), count in zip(groups, counts, strict=True):
+        share = layer.values["prunable"]
+        parts = [f"{share:.0%} of its {format_number(count)} weights can go alone"]
+        spared = share * count / everything if everything else 0.0
+        parts[0] += f", {spared:.0%} of all weights" if everything else ""
+        if work and "operations" in layer.values:
+            parts.append(f"it takes {layer.values['operations'] / work:.0%} of the operations")
+        for member in members:
+            units = _of(member, "units")
+            if member.values.get("dead units") and units:
+                parts.append(
+                    f"{format_number(member.values['dead units'])} of {format_number(units)} units are dead"
+                )
+            rank = member.values.get("effective rank")
+            if rank is not None and units and rank / units < 0.25:
+                parts.append(f"{member.name} uses {rank:.1f} of {format_number(units)} directions")
+        found.append(
+            {
+                "layer": layer.name,
+                "spared": spared,
+                "parts": parts,
+                "said": f"{layer.name}: {'; '.join(parts)}.",
+            }
+        )
+    return sorted(found, key=lambda each: -each["spared"])
+
+
+def _count(layer: Layer) -> float:
+    return _of(layer, "count") or layer.values.get("parameters", 0.0)
+
+
+def _of(layer: Layer, column: str) -> float | None:
+    for section in layer.sections:
+        if column in section["columns"]:
+            number = section["rows"][0][section["columns"].index(column)]
+            if isinstance(number, int | float):
+                return float(number)
+    return None

@@ -1,0 +1,201 @@
+// What the pages of the lab do by themselves: open findings in place, narrow lists while one types, follow a run,
+// answer keys. Every page also works without it.
+(() => {
+  "use strict";
+  const me = document.currentScript;
+  const base = me.dataset.base;
+  const asset = (name) => `${base}/static/${name}?v=${me.dataset.version}`;
+
+  // --- charts: the libraries come only when a page has a chart ---------------------------------------
+  let libraries;
+  const script = (name) => new Promise((done, failed) => {
+    const element = document.createElement("script");
+    element.src = asset(name);
+    element.onload = done;
+    element.onerror = () => failed(new Error("could not load " + name));
+    document.head.append(element);
+  });
+  const draw = (root) => {
+    if (!root.querySelector(".draw")) return;
+    libraries ??= script("vega.js").then(() => script("draw.js"));
+    libraries.then(() => window.drawFigures(root)).catch((error) => console.error(error));
+  };
+
+  // --- parts of a page that come when they are wanted ------------------------------------------------
+  const note = (text, again) => {
+    const element = document.createElement("p");
+    element.className = "note failed";
+    element.setAttribute("role", "alert");
+    element.textContent = text + " ";
+    if (again) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = "Try again";
+      button.addEventListener("click", again);
+      element.append(button);
+    }
+    return element;
+  };
+  const loading = () => {
+    const element = document.createElement("p");
+    element.className = "quiet loading";
+    element.setAttribute("role", "status");
+    element.innerHTML = '<span class="spin" aria-hidden="true"></span> Loading …';
+    return element;
+  };
+  const text = async (url, signal) => {
+    const answer = await fetch(url, { signal, headers: { accept: "text/html" } });
+    const body = await answer.text();
+    if (!answer.ok && !body.includes('class="note failed"')) throw new Error(`the lab answered ${answer.status}`);
+    return body;
+  };
+  // Fills an element from an address; a newer wish replaces an older one.
+  const wishes = new WeakMap();
+  const fill = async (element, url) => {
+    wishes.get(element)?.abort();
+    const wish = new AbortController();
+    wishes.set(element, wish);
+    // Only what takes long says that it loads: what flickers is not read.
+    const slow = setTimeout(() => element.replaceChildren(loading()), 150);
+    try {
+      const body = await text(url, wish.signal);
+      clearTimeout(slow);
+      element.innerHTML = body;
+      element.dispatchEvent(new CustomEvent("filled", { bubbles: true }));
+      draw(element);
+      return true;
+    } catch (error) {
+      clearTimeout(slow);
+      if (error.name !== "AbortError") {
+        element.replaceChildren(note(`This could not be loaded (${error.message}).`, () => fill(element, url)));
+      }
+      return false;
+    }
+  };
+  window.lab = { base, asset, fill, draw, note };
+
+  // --- findings open in place, and the address keeps which -------------------------------------------
+  const open = (details) => {
+    if (details.dataset.loaded) return Promise.resolve();
+    details.dataset.loaded = "1";
+    return fill(details.querySelector(".inside"), details.dataset.load).then((well) => {
+      if (!well) delete details.dataset.loaded;
+    });
+  };
+  document.addEventListener("toggle", (event) => {
+    const details = event.target;
+    if (!details.matches?.("details[data-load]")) return;
+    if (details.open) {
+      open(details);
+      history.replaceState(null, "", "#" + details.id);
+    } else if (location.hash === "#" + details.id) {
+      history.replaceState(null, "", location.pathname + location.search);
+    }
+  }, true);
+  const follow = () => {
+    const id = decodeURIComponent(location.hash.slice(1));
+    const target = id && document.getElementById(id);
+    const details = target?.closest?.("details[data-load]");
+    if (!details) return;
+    details.open = true;
+    open(details).then(() => details.scrollIntoView({ block: "start" }));
+  };
+  window.addEventListener("hashchange", follow);
+
+  // --- lists that narrow while one types -------------------------------------------------------------
+  const narrow = (form) => {
+    const chosen = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
+    const where = form.getAttribute("action");
+    history.replaceState(null, "", where + (chosen.size ? "?" + chosen : ""));
+    chosen.set("bare", "1");
+    return fill(document.querySelector(form.dataset.live), where + "?" + chosen);
+  };
+  document.querySelectorAll("form[data-live]").forEach((form) => {
+    form.addEventListener("input", () => narrow(form));
+    form.addEventListener("submit", (event) => { event.preventDefault(); narrow(form); });
+  });
+
+  // --- what changes by itself ------------------------------------------------------------------------
+  const poll = (element) => {
+    let before = element.innerHTML;
+    setInterval(async () => {
+      if (document.hidden) return;
+      try {
+        const now = await text(element.dataset.poll);
+        if (now !== before) element.innerHTML = before = now;
+      } catch { /* the lab was closed; what is shown stays */ }
+    }, Number(element.dataset.every));
+  };
+  document.querySelectorAll("[data-poll]").forEach(poll);
+  document.querySelectorAll("[data-again]").forEach((element) => setTimeout(() => location.reload(), Number(element.dataset.again)));
+  // A running examination: its bar moves; when an instrument has answered, the page is fetched anew.
+  document.querySelectorAll("[data-state]").forEach((element) => {
+    let mark = element.dataset.mark;
+    const timer = setInterval(async () => {
+      if (document.hidden) return;
+      try {
+        const found = await (await fetch(element.dataset.state)).json();
+        element.querySelector(".text").textContent = found.text;
+        if (found.share) element.querySelector("progress").value = 100 * found.share;
+        if (found.mark === mark) return;
+        mark = found.mark;
+        if (found.status !== "running") {
+          clearInterval(timer);
+          location.reload();
+          return;
+        }
+        const page = new DOMParser().parseFromString(await text(location.pathname), "text/html");
+        const opened = new Map([...document.querySelectorAll("details.finding[open]")].map((d) => [d.id, d]));
+        const fresh = page.querySelector("main");
+        opened.forEach((details, id) => fresh.querySelector("#" + CSS.escape(id))?.replaceWith(details));
+        document.querySelector("main").replaceWith(fresh);
+      } catch { /* try again with the next tick */ }
+    }, 1000);
+  });
+
+  // --- keys ------------------------------------------------------------------------------------------
+  const keys = document.getElementById("keys");
+  document.querySelectorAll("[data-keys]").forEach((button) => button.addEventListener("click", () => keys.showModal()));
+  const items = () => [...document.querySelectorAll("[data-item]")].filter((item) => item.offsetParent);
+  const focusable = (item) => (item.matches("summary, a, button") ? item : item.querySelector("a"));
+  const step = (by) => {
+    const all = items();
+    const at = all.findIndex((item) => item.contains(document.activeElement));
+    const next = all[Math.min(Math.max(at < 0 ? (by > 0 ? 0 : all.length - 1) : at + by, 0), all.length - 1)];
+    focusable(next ?? document.body)?.focus();
+  };
+  const tab = (by) => {
+    const links = [...document.querySelectorAll(".tabs a")].slice(0, 3);
+    const at = links.findIndex((link) => link.getAttribute("aria-current"));
+    links[at + by]?.click();
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+    if (event.target.matches("input, select, textarea, [contenteditable]") && event.key !== "Escape") return;
+    if (keys.open && event.key !== "?") return;
+    const acts = {
+      "/": () => document.querySelector("[data-search]")?.focus(),
+      j: () => step(1),
+      k: () => step(-1),
+      "[": () => tab(-1),
+      "]": () => tab(1),
+      g: () => location.assign(base + "/"),
+      "?": () => (keys.open ? keys.close() : keys.showModal()),
+      Escape: () => event.target.matches("input") && event.target.blur(),
+    };
+    const act = acts[event.key];
+    if (!act) return;
+    if (event.key !== "Escape") event.preventDefault();
+    act();
+  });
+
+  // --- buttons that need a mark ----------------------------------------------------------------------
+  const marks = () => document.querySelectorAll("[data-needs]").forEach((button) => {
+    button.disabled = !button.form.querySelector(`[name=${button.dataset.needs}]:checked`);
+  });
+  document.addEventListener("change", marks);
+  document.addEventListener("filled", marks);
+  marks();
+  draw(document);
+  follow();
+})();
