@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 EXACT = 64 << 20
 """Bytes of vectors to keep as they are."""
+COLUMNS = 1 << 15
+"""Entries of all vectors to work on at a time: they stay in the cache while they are widened and used."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Lanczos:
     While ``k m p`` numbers fit into ``keep`` bytes every new vector is made orthogonal to all before it, twice;
     otherwise only to the last two, and copies of converged values are merged at the end. Beyond ``EXACT`` bytes the
     vectors before the last two are kept in half precision, scaled by sqrt(p): what they take off a new one is
-    rounding error, and semi-orthogonality, to the root of eps, is all that Ritz values need (Simon 1984).
+    rounding error, and semi-orthogonality, to the root of eps, is all that Ritz values need (Simon 1984). For the
+    same reason they are taken off in the start vectors' own precision, the last two in float64.
 
     Args:
         start: [k, p] vectors of length 1, in the dtype in which products are taken.
@@ -60,40 +64,74 @@ class Lanczos:
         """[a, p] what to multiply next, one row a probe that still goes on; None when all are done."""
         self._active = list(range(k))
         self._unit, self._stored = p**0.5, stored
-        self._basis: list[list[Tensor]] = [[] for _ in start]
+        self._basis: list[Tensor] = [start.new_empty(0, p, dtype=stored) for _ in start]
+        self._kept = [0] * k
         self._last: list[list[Tensor]] = [[] for _ in start]
         self._alpha: list[list[float]] = [[] for _ in start]
         self._beta: list[list[float]] = [[] for _ in start]
         self._size = 0.0
+        self._rest: Tensor | None = None
 
     def advance(self, products: Tensor, scale: float = 1.0) -> None:
         """Take ``scale`` x operator x :attr:`vectors` ([a, p], float64) and find the next."""
         assert self.vectors is not None
-        following, going = [], []
+        following = torch.empty_like(self.vectors)
+        going: list[int] = []
         for probe, vector, product in zip(self._active, self.vectors, products, strict=True):
             alpha, beta = self._alpha[probe], self._beta[probe]
-            basis, last = self._basis[probe], self._last[probe]
-            rest = product.to(vector.device) * scale
-            self._size = max(self._size, float(rest.norm()))
-            last.append(vector)
-            alpha.append(float(torch.dot(vector.to(rest.dtype), rest)))
-            for _ in range(2):
-                for earlier in basis if self.whole else ():
-                    wide = earlier.to(rest.dtype)
-                    rest.sub_(wide, alpha=float(torch.dot(wide, rest)) / self._unit**2)
-                for recent in last:
-                    wide = recent.to(rest.dtype)
-                    rest.sub_(wide, alpha=float(torch.dot(wide, rest)))
-            if len(last) == 2:
-                basis.append((last.pop(0) * self._unit).to(self._stored))
-                del basis[: 0 if self.whole else len(basis)]
-            beta.append(float(rest.norm()))
+            self._last[probe].append(vector)
+            rest = self._orthogonal(probe, product, scale)
             # Below this the vector is rounding error: the start vector's invariant space is used up.
             if len(alpha) < self.steps and beta[-1] > self.precision**0.75 * self._size:
-                following.append((rest / beta[-1]).to(vector.dtype))
+                torch.mul(rest, 1 / beta[-1], out=following[len(going)])
                 going.append(probe)
         self._active = going
-        self.vectors = torch.stack(following) if following else None
+        self.vectors = following[: len(going)] if going else None
+        if self.vectors is None:
+            self._rest = None
+
+    def _orthogonal(self, probe: int, product: Tensor, scale: float) -> Tensor:
+        """[p] what is left of a product beside the vectors so far; notes alpha and beta and keeps what is due.
+
+        Gram and Schmidt's process twice, for all vectors at once, in three sweeps over the columns.
+        """
+        last, kept = self._last[probe], self._kept[probe]
+        unit, coarse = self._unit, last[-1].dtype
+        if self._rest is None:
+            self._rest = torch.empty_like(last[-1], dtype=torch.float64)
+        rest = self._rest
+        keeping = len(last) == 2 and self.whole
+        if keeping and not len(self._basis[probe]):
+            self._basis[probe] = self._basis[probe].new_empty(self.steps, len(rest))
+        basis = self._basis[probe][:kept]
+        near, far = rest.new_zeros(3, len(last)), rest.new_zeros(3, kept)
+        length = rest.new_zeros(3)
+        for sweep in range(3):
+            for start in range(0, len(rest), COLUMNS):
+                columns = slice(start, start + COLUMNS)
+                piece = rest[columns]
+                recent = torch.stack([v[columns] for v in last]).double()
+                earlier = basis[:, columns].to(coarse)
+                if sweep == 0:
+                    torch.mul(product[columns].to(piece), scale, out=piece)
+                else:
+                    piece -= near[sweep - 1] @ recent
+                    if kept:
+                        piece -= (far[sweep - 1].to(coarse) @ earlier) / unit
+                if sweep < 2:
+                    near[sweep] += recent @ piece
+                    if kept:
+                        far[sweep] += (earlier @ piece.to(coarse)) / unit
+                elif keeping:
+                    self._basis[probe][kept, columns] = last[0][columns] * unit
+                length[sweep] += piece.square().sum()
+        self._size = max(self._size, math.sqrt(float(length[0])))
+        self._alpha[probe].append(float(near[0, -1]))
+        self._beta[probe].append(math.sqrt(float(length[2])))
+        if len(last) == 2:
+            last.pop(0)
+            self._kept[probe] += keeping
+        return rest
 
     def spectrum(self) -> Spectrum:
         """Read the tridiagonal matrices."""
@@ -126,11 +164,12 @@ class Lanczos:
         if not self.whole or not bool(good.any()):
             return values[:0], recent[-1].new_zeros(0, len(recent[-1]))
         chosen = vectors[:, good].T.to(recent[-1])
-        found = chosen.new_zeros(len(chosen), len(recent[-1]))
-        for column, vector in zip(
-            chosen.T, [*self._basis[0], *(v * self._unit for v in recent)], strict=True
-        ):
-            found.addr_(column, vector.to(found.dtype), alpha=1 / self._unit)
+        found = chosen.new_empty(len(chosen), len(recent[-1]))
+        basis, kept = self._basis[0], self._kept[0]
+        for start in range(0, found.shape[1], COLUMNS):
+            columns = slice(start, start + COLUMNS)
+            found[:, columns] = chosen[:, kept:] @ torch.stack([v[columns] for v in recent])
+            found[:, columns] += chosen[:, :kept] @ basis[:kept, columns].to(found.dtype) / self._unit
         return values[good], found
 
     def _matrix(self, probe: int) -> Tensor:
