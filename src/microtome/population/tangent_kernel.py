@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, jacrev
+from torch.func import functional_call, jacrev, vmap
 
 from microtome.population.population import Population
 from microtome.population.program import State
@@ -15,21 +15,27 @@ from microtome.population.program import State
 def jacobians(population: Population, inputs: Tensor) -> Iterator[Tensor]:
     """[n, k, p] of one member after another: derivatives of its k outputs by its p parameters, in eval mode.
 
-    Outputs [n] count as k = 1. A member at a time, for a Jacobian is k n times as large as the network.
+    Outputs [n] count as k = 1. A member at a time, for a Jacobian is k n times as large as the network; an example at
+    a time within, so it costs k backward passes, and no example may depend on another.
     """
     was = population.template.training
     population.template.eval()
+
+    def one(own: State, buffers: State, example: Tensor) -> Tensor:
+        def answer(weights: State) -> Tensor:
+            out: Tensor = functional_call(population.template, (weights, buffers), (example[None],))
+            return out.reshape(-1)
+
+        return torch.cat([j.flatten(1) for j in jacrev(answer)(own).values()], 1)
+
     try:
         for i in range(len(population)):
-            buffers = {name: b[i] for name, b in population.buffers.items()}
-
-            def answer(own: State, buffers: State = buffers) -> Tensor:
-                out: Tensor = functional_call(population.template, (own, buffers), (inputs,))
-                return out.reshape(len(inputs), -1)
-
+            own, buffers = (
+                {k: v[i] for k, v in h.items()} for h in (population.parameters, population.buffers)
+            )
             with torch.no_grad():
-                found = jacrev(answer)({name: p[i] for name, p in population.parameters.items()})
-            yield torch.cat([j.flatten(2) for j in found.values()], 2)
+                found: Tensor = vmap(one, in_dims=(None, None, 0))(own, buffers, inputs)
+            yield found
     finally:
         population.template.train(was)
 
