@@ -18,7 +18,7 @@ def dual(f: Nonlinearity, first: Tensor, second: Tensor, covariance: Tensor) -> 
     """(E f f, E f' f'), for variances and covariances [m] in float64."""
     scale = (first * second).sqrt()
     c = torch.where(scale > 0, covariance / scale.clamp(min=1e-300), 1.0).clamp(-1, 1)
-    sides = _sides(f)
+    sides = two_slopes(f)
     if sides is not None:
         return _two_sided(*sides, scale, c)
     if f.name == "erf":
@@ -31,7 +31,7 @@ def dual(f: Nonlinearity, first: Tensor, second: Tensor, covariance: Tensor) -> 
     )
 
 
-def _sides(f: Nonlinearity) -> tuple[float, float] | None:
+def two_slopes(f: Nonlinearity) -> tuple[float, float] | None:
     """The slopes on both sides of 0 of a function that is linear there, None for others."""
     x = torch.tensor([0.01, 0.5, 1.0, 3.0, 50.0], dtype=torch.float64)
     right, left = f.value(x) / x, f.value(-x) / -x
