@@ -1,8 +1,8 @@
 """What finite width adds to mean-field theory: how much networks of one width and depth differ from each other.
 
 Given the activations of a layer, the next one's units are exactly Gaussian and independent, with one variance that
-they share: S' = sigma_b^2 + sigma_w^2 mean_i f(sqrt(S) x_i)^2 over the n units. S is random from network to network. To first
-order in 1 / n (Roberts, Yaida & Hanin 2022, chapter 4), with g(K) = E f(x)^2, x ~ N(0, K):
+they share: S' = sigma_b^2 + sigma_w^2 mean_i f(sqrt(S) x_i)^2 over the n units. S is random from network to network.
+To first order in 1 / n (Roberts, Yaida & Hanin 2022, chapter 4), with g(K) = E f(x)^2, x ~ N(0, K):
 
 - kernel       K' = sigma_b^2 + sigma_w^2 g(K)
 - fluctuation  Var S' = sigma_w^4 (E f^4 - g^2) / n + chi_par^2 Var S    (the four-point vertex over the width)

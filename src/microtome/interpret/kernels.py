@@ -31,7 +31,8 @@ from microtome.interpret.kernel_domain import InfiniteWidth, Kernel, Layer, Para
 from microtome.interpret.operations import aten
 from microtome.interpret.patterns import as_double, doubled, widened
 
-_WEIGHTS = (aten.linear.default, aten.convolution.default)
+WEIGHTS = (aten.linear.default, aten.convolution.default)
+"""Operations that a layer of weights is."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,7 +91,7 @@ def infinite_width_kernels(
     end = graph.output if output is None else graph.node(output)
     if layers == "weights":
         on_the_way = graph.needed([end])
-        wanted = {n.name: n for n in graph.operations if n.target in _WEIGHTS and n in on_the_way}
+        wanted = {n.name: n for n in graph.operations if n.target in WEIGHTS and n in on_the_way}
     else:
         wanted = {name: graph.node(name) for name in layers}
     pools = [n for n in graph.operations if n.target in kernel_rules.POOLS]
@@ -117,4 +118,4 @@ def _read(value: Any, node: Node) -> Kernels:
     return Kernels(nngp=nngp, ntk=ntk)
 
 
-__all__ = ["Kernels", "infinite_width_kernels"]
+__all__ = ["WEIGHTS", "Kernels", "infinite_width_kernels"]

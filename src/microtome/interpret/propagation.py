@@ -15,7 +15,7 @@ from torch import Tensor
 from microtome.errors import SubjectError
 from microtome.interpret.graph import Graph, Node
 from microtome.interpret.interpreter import forward, sources
-from microtome.interpret.kernels import infinite_width_kernels
+from microtome.interpret.kernels import WEIGHTS, infinite_width_kernels
 from microtome.interpret.patterns import as_double, doubled, widened
 
 
@@ -60,7 +60,7 @@ def propagation(graph: Graph, x: Tensor) -> tuple[Stage, ...]:
             "MT376", "the network does not take one real-valued input", fix="ask about one that does"
         )
     given = {places[0]: x}
-    found = infinite_width_kernels(graph, given, layers="weights")
+    found = infinite_width_kernels(graph, given, layers="weights", output=_last_weights(graph))
     steps, told = found.steps, found.at
     weights = [s.node for s in steps if s.kind == "weights"]
     wide = doubled(graph)
@@ -84,6 +84,13 @@ def propagation(graph: Graph, x: Tensor) -> tuple[Stage, ...]:
         ))  # fmt: skip
         slope, functions = 1.0, []
     return tuple(stages)
+
+
+def _last_weights(graph: Graph) -> str | None:
+    """What comes after the last layer of weights (a softmax) needs no meaning here."""
+    on_the_way = graph.needed([graph.output])
+    found = [n.name for n in graph.operations if n.target in WEIGHTS and n in on_the_way]
+    return found[-1] if found else None
 
 
 def _cosine(gram: Tensor) -> float | None:
