@@ -90,8 +90,10 @@ def is_drawing(figure: Figure) -> bool:
     return isinstance(figure.spec.get("drawing"), Mapping)
 
 
-def svg(figure: Figure) -> str:
-    """Write a drawing as one self-contained SVG element, light and dark.
+def svg(figure: Figure, *, style: bool = True) -> str:
+    """Write a drawing as one SVG element, light and dark; self-contained unless the page has :data:`STYLE`.
+
+    A box with ``"of": name`` carries the name as ``data-layer`` and can be reached by keyboard.
 
     Raises:
         ValueError: when it holds anything but numbers, words, class names and paths.
@@ -101,7 +103,7 @@ def svg(figure: Figure) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="wiring" role="img" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}"><title>{escape(figure.title)}</title>'
-        f"<desc>{escape(str(found['alternative']))}</desc><style>{STYLE}</style>"
+        f"<desc>{escape(str(found['alternative']))}</desc>" + (f"<style>{STYLE}</style>" if style else "")
     ]
     parts += [_element(shape) for shape in found["shapes"]]
     return "".join(parts) + "</svg>"
@@ -114,7 +116,10 @@ def _element(shape: Mapping[str, Any]) -> str:
     if "box" in shape:
         x, y, width, height, corner = (_number(value) for value in shape["box"])
         tip = f"<title>{escape(str(shape['tip']))}</title>" if shape.get("tip") else ""
-        return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="{corner}" class="{kind}">{tip}</rect>'
+        name = escape(str(shape.get("of", "")))
+        picks = f' data-layer="{name}" tabindex="0" role="button" aria-label="{name}"' if name else ""
+        place = f'x="{x}" y="{y}" width="{width}" height="{height}" rx="{corner}"'
+        return f'<rect {place} class="{kind}"{picks}>{tip}</rect>'
     if "line" in shape:
         path = str(shape["line"])
         if not _PATH.fullmatch(path):

@@ -6,14 +6,20 @@ tensor's), and where an array is called "something/layer". Nothing here knows wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from microtome.finding import Cell, Examination, Finding, Table, format_number
+import msgspec
+import numpy as np
+
+from microtome.drawing import is_drawing, svg
+from microtome.figures import figure_rows
+from microtome.finding import Cell, Examination, Figure, Finding, Table, format_number
 
 KEYS = ("layer", "weights", "tensor")
-NOT_LAYERS = frozenset(("", "elsewhere", "all together"))
+NOT_LAYERS = frozenset(("", "elsewhere", "all together", "whole network"))
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,7 @@ def matrix(found: Sequence[Layer]) -> dict[str, Any]:
         "rows": [
             (layer, [_cell(layer.values.get(m.label), place) for m, place in zip(used, columns, strict=True)])
             for layer in found
+            if layer.values  # the rest is reached from the diagram
         ],
     }
 
@@ -210,3 +217,61 @@ def _of(layer: Layer, column: str) -> float | None:
             if isinstance(number, int | float):
                 return float(number)
     return None
+
+
+def wiring(exam: Examination, found: Sequence[Layer]) -> tuple[str, str]:
+    """The most detailed drawing with its boxes named after layers, as SVG, and its title; empty without one."""
+    known = {layer.name for layer in found}
+    drawings = [g for f in exam for g in f.figures.values() if is_drawing(g)]
+    for figure in sorted(drawings, key=lambda g: -len(g.spec["drawing"].get("shapes", ()))):
+        try:
+            return svg(_named(figure, known), style=False), figure.title
+        except (KeyError, TypeError, ValueError, AttributeError):  # a stored finding may hold anything
+            continue
+    return "", ""
+
+
+def _named(figure: Figure, known: set[str]) -> Figure:
+    """Boxes say in their tip which call they are; the second call of a name is ``name#2``, as for layers."""
+    calls: Counter[str] = Counter()
+    shapes = []
+    for shape in figure.spec["drawing"]["shapes"]:
+        name = (
+            str(shape.get("tip", "")).split(";")[0] if "box" in shape and shape.get("is") != "frame" else ""
+        )
+        if name and "#" not in name:
+            calls[name] += 1
+            name = name if calls[name] == 1 else f"{name}#{calls[name]}"
+        shapes.append({**shape, "of": name} if name in known else shape)
+    return msgspec.structs.replace(figure, spec={"drawing": {**figure.spec["drawing"], "shapes": shapes}})
+
+
+def likeness(exam: Examination, name: str) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Rows of matrices over layers (such as CKA) that belong to this layer: (title, [(other layer, value)])."""
+    found = []
+    for f in exam:
+        for figure in f.figures.values():
+            rows = figure_rows(figure.spec)
+            if rows and set(rows[0]) == {"row", "column", "value"}:
+                mine = [(str(r["column"]), r["value"]) for r in rows if str(r.get("row")) == name]
+                mine = [(other, float(v)) for other, v in mine if isinstance(v, int | float)]
+                if mine and any(other == name for other, _ in mine):
+                    found.append((figure.title, mine))
+    return found
+
+
+def units(exam: Examination, name: str, read: Mapping[str, Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
+    """Arrays with one number a unit of this layer, called "something/layer".
+
+    Args:
+        read: finding -> its arrays with their values.
+    """
+    found = []
+    for f in exam:
+        for key, array in read.get(f.instrument, {}).items():
+            what, _, layer = key.partition("/")
+            if layer == name and array.ndim == 1 and 1 < array.size <= 1 << 16 and array.dtype.kind in "fiu":
+                values = array.astype(np.float64)
+                values = np.where(np.isfinite(values), values, 0.0)
+                found.append({"what": what, "finding": f.instrument, "values": values})
+    return found

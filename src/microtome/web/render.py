@@ -47,6 +47,7 @@ def templates() -> jinja2.Environment:
     made.filters["part"] = lambda text: quote(str(text), safe="")
     made.filters["path"] = lambda text: quote(str(text), safe="/")
     made.filters["when"] = when
+    made.filters["list_of"] = lambda record, keys: [record[key] for key in keys]
     made.globals["query"] = query
     made.globals["version"] = version
     return made

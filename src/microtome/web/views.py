@@ -14,7 +14,8 @@ from microtome.report.atlas import index_of, paper_of, summary
 from microtome.report.html import ROOMS, facts_of, part_of, report_html, script_json, worries_of
 from microtome.report.text import UNMEASURED
 from microtome.store import Filter, Line
-from microtome.web import answers, rows
+from microtome.web import answers, marks, rows
+from microtome.web import layers as of_layers
 from microtome.web.lab import Lab
 from microtome.web.render import page, statics
 
@@ -229,7 +230,38 @@ def icon(lab: Lab, request: Request) -> Response:
 
 def layers(lab: Lab, request: Request) -> Response:
     """Every layer with all that was measured of it."""
-    raise HTTPException(404)
+    line = _line(lab, request)
+    exam = lab.reading(line).exam
+    found = of_layers.layers(exam)
+    wanted = request.query_params.get("layer", "")
+    wasteful = of_layers.wasteful(exam)
+    if not wanted and found:
+        wanted = wasteful[0]["layer"] if wasteful else found[0].name
+    chosen = next((layer for layer in found if layer.name == wanted), None)
+    read = {
+        f.instrument: lab.arrays(line, f) for f in exam if any(k.endswith(f"/{wanted}") for k in f.arrays)
+    }
+    bare = request.query_params.get("bare") == "1"
+    drawing, drawing_title = ("", "") if bare else of_layers.wiring(exam, found)
+    return show(
+        lab,
+        request,
+        "layer.html.j2" if bare else "layers.html.j2",
+        line=line,
+        exam_tab="layers",
+        layers=found,
+        matrix=None if bare else of_layers.matrix(found),
+        measures={m.label: m.says for m in of_layers.MEASURES},
+        wasteful=wasteful[:3],
+        waste=next((each for each in wasteful if each["layer"] == wanted), None),
+        layer=chosen,
+        wanted=wanted,
+        drawing=drawing,
+        drawing_title=drawing_title,
+        likeness=of_layers.likeness(exam, wanted) if chosen else [],
+        units=of_layers.units(exam, wanted, read) if chosen else [],
+        bars=marks.bars,
+    )
 
 
 def examples(lab: Lab, request: Request) -> Response:
@@ -245,7 +277,29 @@ def example(lab: Lab, request: Request) -> Response:
 
 
 def compare(lab: Lab, request: Request) -> Response:
-    raise HTTPException(404)
+    """Examinations side by side; without a choice, a list to choose from."""
+    from microtome.web import comparing
+
+    given = [v for text in request.query_params.getlist("of") for v in text.split(",") if v]
+    ids = list(dict.fromkeys(given))[: comparing.MOST]
+    chosen = lab.store.lines(ids)
+    unknown = [each for each in ids if each not in {line.id for line in chosen}]
+    if request.query_params.get("swap"):
+        chosen = chosen[::-1]
+    shown: dict[str, Any] = {"chosen_lines": chosen, "unknown": unknown, "courses": [], "names": []}
+    if len(chosen) == 1:
+        names, courses = comparing.training(lab.reading(chosen[0]).exam)
+        shown |= {"names": [f"step {n}" for n in names], "courses": courses}
+    elif len(chosen) == 2:
+        shown |= comparing.two(*(lab.whole(line) for line in chosen))
+    elif chosen:
+        courses = comparing.many([lab.whole(line) for line in chosen])
+        shown |= {"names": [f"{line.subject} {line.id}" for line in chosen], "courses": courses}
+    if len(chosen) < 2:
+        words = request.query_params.get("words", "")[:200]
+        others, total = lab.store.page(Filter(words=words), 0, PAGE)
+        shown |= {"others": [each for each in others if each.id not in ids], "total": total}
+    return show(lab, request, "compare.html.j2", **shown)
 
 
 def _whole(text: str, low: int, high: int) -> int:

@@ -153,6 +153,52 @@
     }, 1000);
   });
 
+  // --- a layer is chosen in the matrix, in the diagram or by a link ------------------------------------
+  const panel = document.querySelector("[data-layer-panel]");
+  const pick = (name, far) => {
+    document.querySelectorAll("[aria-current][data-item], rect[aria-current]").forEach((e) => e.removeAttribute("aria-current"));
+    document.querySelectorAll("[data-layer]").forEach((e) => {
+      if (e.dataset.layer === name) (e.closest("tr") ?? e).setAttribute("aria-current", "true");
+    });
+    const to = new URLSearchParams({ layer: name });
+    history.replaceState(null, "", "?" + to);
+    fill(panel, location.pathname + "?bare=1&" + to).then(() => far && panel.scrollIntoView({ block: "start" }));
+  };
+  if (panel) {
+    const chosen = (event) => {
+      const element = event.target.closest?.("[data-layer]");
+      if (!element || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      pick(element.dataset.layer, element.matches("a"));
+    };
+    document.addEventListener("click", chosen);
+    document.addEventListener("keydown", (event) => {
+      if ((event.key === "Enter" || event.key === " ") && event.target.matches("rect[data-layer]")) chosen(event);
+    });
+  }
+
+  // --- scrubbing: every line shows the same place ----------------------------------------------------
+  document.querySelectorAll("[data-scrub]").forEach((section) => {
+    const slider = section.querySelector("input[type=range]");
+    const names = JSON.parse(section.querySelector("script").textContent);
+    const rows = [...section.querySelectorAll("tr[data-texts]")].map((row) => ({
+      row, texts: JSON.parse(row.dataset.texts), changes: JSON.parse(row.dataset.changes),
+      here: row.querySelector(".here"), change: row.querySelector(".change"), dots: [...row.querySelectorAll("circle")],
+    }));
+    const move = () => {
+      const at = slider.value;
+      section.querySelector("output").textContent = names[at];
+      rows.forEach(({ row, texts, changes, here, change, dots }) => {
+        here.textContent = texts[at];
+        if (change) change.textContent = { unknown: "", same: at === "0" ? "" : "within noise" }[changes[at]] ?? changes[at];
+        row.dataset.change = changes[at];
+        dots.forEach((dot) => dot.classList.toggle("on", dot.dataset.at === at));
+      });
+    };
+    slider.addEventListener("input", move);
+    move();
+  });
+
   // --- keys ------------------------------------------------------------------------------------------
   const keys = document.getElementById("keys");
   document.querySelectorAll("[data-keys]").forEach((button) => button.addEventListener("click", () => keys.showModal()));

@@ -1,0 +1,135 @@
+"""Make the pictures of the lab for the documentation: ``python docs/screenshots.py``.
+
+Examines the reference network, the same with its smallest weights at zero, and four checkpoints of its training, puts
+them into a store of their own, serves it, and photographs every screen with the chromium of this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+IMAGES = Path(__file__).parent / "images"
+COURSE = ("accuracy", "calibration", "feature_rank", "activation_statistics", "linear_cka", "vci", "cost")
+
+
+def pruned(model: nn.Module, share: float) -> nn.Module:
+    """A copy with this share of all its weights (matrices and kernels) at zero, the smallest first."""
+    made = copy.deepcopy(model)
+    weights = [p for p in made.parameters() if p.dim() > 1]
+    bound = torch.cat([w.detach().abs().flatten() for w in weights]).quantile(share)
+    with torch.no_grad():
+        for w in weights:
+            w.mul_(w.abs() > bound)
+    return made
+
+
+def fill(store: str) -> None:
+    """Examine, and store."""
+    import microtome
+    from microtome.reference import reference_subject
+    from microtome.store import open_store
+    from microtome.trajectory import examine_checkpoints
+
+    model, data = reference_subject()
+    for name, subject, tags in (
+        ("digits CNN", model, ("baseline",)),
+        ("digits CNN, 60 % pruned", pruned(model, 0.6), ("pruned",)),
+        ("digits CNN, seed 1", reference_subject(1)[0], ("seeds",)),
+    ):
+        exam = microtome.examine(subject, data, store=store, bounds=(0.0, 1.0), name=name)
+        with open_store(store) as opened:
+            for tag in tags:
+                opened.tag(exam.id, tag)
+    with tempfile.TemporaryDirectory() as folder:
+        # Between random weights and the trained ones, on a straight line: a course with a known beginning and end.
+        fresh = copy.deepcopy(model)
+        for module in fresh.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        for step in range(0, 101, 20):
+            pairs = zip(fresh.state_dict().items(), model.state_dict().values(), strict=True)
+            mixed = {k: torch.lerp(a.double(), b.double(), step / 100).to(a.dtype) for (k, a), b in pairs}
+            save_file(mixed, Path(folder) / f"step_{step}.safetensors")
+        options = {"bounds": (0.0, 1.0), "name": "digits CNN, from random to trained"}
+        examine_checkpoints(model, data, folder, store=store, only=COURSE, subject_options=options)
+
+
+def photograph(store: str, folder: Path, only: Sequence[str], browser: str) -> None:
+    """Serve the store and take a picture of every screen."""
+    import uvicorn
+    from playwright.sync_api import sync_playwright
+
+    from microtome.atlas import entries
+    from microtome.store import open_store
+    from microtome.web import address, application, listen
+
+    listening = listen("127.0.0.1", 0, "")
+    where = address(listening, "127.0.0.1").rstrip("/")
+    with open_store(store) as opened, sync_playwright() as play:
+        server = uvicorn.Server(uvicorn.Config(application(opened, atlas=entries), log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        by_name = {entry.subject: entry.id for entry in opened.list()}
+        first, second = by_name["digits CNN"], by_name["digits CNN, 60 % pruned"]
+        course = by_name["digits CNN, from random to trained"]
+        shots = {
+            "examinations": "/",
+            "examination": f"/e/{first}",
+            "layers": f"/e/{second}/layers",
+            "examples": f"/e/{second}/examples",
+            "example": f"/e/{second}/examples/worst",
+            "compare": f"/compare?of={first}&of={second}",
+            "training": f"/compare?of={course}",
+            "atlas": "/atlas",
+        }
+        chromium = play.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        for name, path in shots.items():
+            if only and name not in only:
+                continue
+            for suffix, scheme, width in (
+                ("", "light", 1280),
+                ("-dark", "dark", 1280),
+                ("-narrow", "light", 400),
+            ):
+                context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+                page = context.new_page()
+                page.on("console", lambda message: print(message.type, message.text, file=sys.stderr))
+                page.goto(where + path)
+                page.wait_for_load_state("networkidle")
+                if name == "atlas":
+                    page.wait_for_selector("table.papers", timeout=60_000)
+                page.wait_for_timeout(600)
+                wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+                if wide > 0:
+                    print(f"{name}{suffix} is wider than the window by {wide} px", file=sys.stderr)
+                if not suffix or only or "all" in sys.argv:
+                    page.screenshot(path=folder / f"view-{name}{suffix}.png")
+                context.close()
+        chromium.close()
+        server.should_exit = True
+        thread.join(5)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", help="A store that has been filled before; otherwise one is made.")
+    parser.add_argument("--out", type=Path, default=IMAGES)
+    parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--browser", default="/usr/bin/chromium")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        where = given.store or made
+        if not given.store or not (Path(where) / "microtome.db").exists():
+            fill(where)
+        given.out.mkdir(parents=True, exist_ok=True)
+        photograph(where, given.out, given.only, given.browser)
