@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from microtome.errors import SubjectError, nearest
+from microtome.errors import Refusal, SubjectError, nearest
+from microtome.structure import Structure, read_structure
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 
@@ -47,6 +48,8 @@ class Batch:
     copied: bool = False
     site_index: tuple[int, ...] = ()
     """Leaves of (args, kwargs) that hold real numbers, the place where gradients and noise act."""
+    structure: Structure | None = None
+    """The graph, where the data is one."""
 
     def __len__(self) -> int:
         return int(self.rows.shape[0])
@@ -87,7 +90,12 @@ class Batch:
             pick = torch.arange(len(self), device=self._device) if self.pick is None else self.pick
             where = index if isinstance(index, slice) else index.to(pick.device)
             targets = None if self.targets is None else self.targets[where]
-            return replace(self, targets=targets, rows=self.rows[index], pick=pick[where])
+            structure = self.structure
+            if structure is not None:
+                structure = replace(structure, examples=structure.examples[where])
+            return replace(
+                self, targets=targets, rows=self.rows[index], pick=pick[where], structure=structure
+            )
         leaves = [
             leaf[index] if on and isinstance(leaf, Tensor) else leaf
             for leaf, on in zip(self.leaves(), self.batched, strict=True)
@@ -110,7 +118,8 @@ class Batch:
         leaves = [leaf.to(device) if hasattr(leaf, "to") else leaf for leaf in self.leaves()]
         targets = None if self.targets is None else self.targets.to(device)
         pick = None if self.pick is None else self.pick.to(device)
-        return self.with_leaves(leaves, targets=targets, pick=pick)
+        structure = None if self.structure is None else self.structure.to(device)
+        return self.with_leaves(leaves, targets=targets, pick=pick, structure=structure)
 
     def site(self) -> Tensor | None:
         """The real-valued inputs as one tensor: as it is when there is one leaf, else flattened to [n, d].
@@ -134,6 +143,39 @@ class Batch:
             widths = [leaves[i][0].numel() for i in self.site_index]
             for i, part in zip(self.site_index, value.split(widths, dim=1), strict=True):
                 leaves[i] = part.reshape(leaves[i].shape)
+        return self.with_leaves(leaves)
+
+    def with_edges(self, edge_index: Tensor, origin: Tensor) -> Batch:
+        """The same graph with other edges.
+
+        Args:
+            edge_index: [2, m] the new edges.
+            origin: [m] int64, for each the old edge whose weight and attributes it takes.
+
+        Raises:
+            Refusal: when the batch is no graph, or the network is given no ``edge_index``.
+        """
+        structure = self.structure
+        if structure is None:
+            raise Refusal("the data is no graph")
+        old = structure.edge_index.shape[1]
+        leaves, found = self.leaves(), False
+        for i, leaf in enumerate(leaves):
+            if is_graph(leaf):
+                changed = leaf.__copy__()
+                for key in leaf.edge_attrs():
+                    if key != "edge_index":
+                        changed[key] = leaf[key][origin]
+                changed.edge_index, leaves[i], found = edge_index, changed, True
+            elif leaf is structure.edge_index or (
+                isinstance(leaf, Tensor) and leaf.shape == (2, old) and not leaf.is_floating_point()
+            ):
+                leaves[i], found = edge_index, True
+            elif isinstance(leaf, Tensor) and i < len(structure.names):
+                named = structure.names[i].startswith("edge") and leaf.dim() and leaf.shape[0] == old
+                leaves[i] = leaf[origin] if named else leaf
+        if not found:
+            raise Refusal("the network is not given an edge_index that could be changed")
         return self.with_leaves(leaves)
 
 
@@ -261,8 +303,13 @@ class Layout:
         args = tuple(getattr(raw, k) for k in self.input_keys) if self.input_keys else (raw,)
         targets = getattr(raw, self.target_key) if self.target_key else None
         pick: Tensor | None = None
+        seeds = _seeds(raw)
         if self.per_graph:
             count = int(getattr(raw, "num_graphs", 1))
+        elif seeds is not None:
+            # A sampled batch: the nodes it was sampled for come first, the others are their neighbours.
+            pick, count = torch.arange(seeds), seeds
+            targets = None if targets is None else targets[:seeds]
         elif self.mask_key:
             pick = getattr(raw, self.mask_key).nonzero()[:, 0]
             count = len(pick)
@@ -278,9 +325,20 @@ class Layout:
             whole=True,
             pick=pick,
             copied=self.copied,
-        )
+            structure=read_structure(
+                raw, names=self.input_keys, target=self.target_key, per_graph=self.per_graph, pick=pick,
+                start=start,
+            ),
+        )  # fmt: skip
         batch = replace(batch, batched=tuple(False for _ in batch.leaves()))
         return replace(batch.to(device), site_index=self.site_index)
+
+
+def _seeds(raw: Any) -> int | None:
+    """How many nodes a batch of sampled neighbourhoods was sampled for; None for other batches."""
+    count = getattr(raw, "batch_size", None)
+    sampled = getattr(raw, "n_id", None) is not None or getattr(raw, "input_id", None) is not None
+    return int(count) if sampled and isinstance(count, int) else None
 
 
 def _as_tensor(leaf: Any) -> Any:
@@ -423,10 +481,13 @@ def _graph_layout(raw: Any, names: Sequence[str], target: str | None) -> Layout:
         mask = next(
             (m for m in ("test_mask", "val_mask", "train_mask") if getattr(raw, m, None) is not None), None
         )
+    sampled = not per_graph and _seeds(raw) is not None
     call = ", ".join(inputs) if inputs else "the data object"
     on = (
         "examples are graphs"
         if per_graph
+        else "examples are the nodes whose neighbourhoods were sampled"
+        if sampled
         else f"examples are the nodes of {mask}"
         if mask
         else "examples are nodes"
@@ -435,7 +496,7 @@ def _graph_layout(raw: Any, names: Sequence[str], target: str | None) -> Layout:
         "graph",
         inputs,
         target_key,
-        mask_key=mask,
+        mask_key=None if sampled else mask,
         per_graph=per_graph,
         statement=f"batches are graphs: model({call}); {on}",
     )

@@ -62,6 +62,16 @@ HasImages = _need(
     lambda s: s.input_shape is not None and len(s.input_shape) == 3 and s.site_layer is None,
     "inputs of {subject} are not images [channels, height, width]",
 )
+HasGraph = _need(
+    "a graph",
+    lambda s: s.has_structure,
+    "the data of {subject} is no graph with an edge_index",
+)
+NodeTask = _need(
+    "examples that are nodes",
+    lambda s: s.layout.kind == "graph" and not s.layout.per_graph,
+    "the examples of {subject} are not nodes of a graph",
+)
 HasSite = _need(
     "real-valued inputs or an embedding",
     lambda s: s.input_shape is not None,

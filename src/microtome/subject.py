@@ -57,7 +57,8 @@ class Layer:
     Attributes:
         name: ``features.3``, ``relu#2`` (second call), ``block.relu`` (functional call inside ``block``).
         operation: class or function name.
-        kind: linear, convolution, normalisation, activation, pooling, embedding, recurrent, attention, other.
+        kind: linear, convolution, normalisation, activation, pooling, embedding, recurrent, attention,
+            message-passing, other.
         shape: of one example's output.
         batch_dimension: where examples run in the output (0 unless a recurrent layer says otherwise).
         feature_dimension: where units (channels, hidden units) run once examples are in dimension 0.
@@ -171,6 +172,11 @@ class Subject:
             *self.model.named_buffers(remove_duplicate=False),
         ]
         return len(every) > len(names)
+
+    @property
+    def has_structure(self) -> bool:
+        """Whether its data are graphs with an ``edge_index``."""
+        return self._few.structure is not None
 
     @property
     def parameter_count(self) -> int:
@@ -489,12 +495,15 @@ class Subject:
                 largest = max(largest, size)
             first = seen.get(call.mark)
             if first is not None and not (
-                call.leaf and call.module is not None and first.startswith(call.name + ".")
+                (call.leaf or _passes_messages(call.module))
+                and call.module is not None
+                and first.startswith(call.name + ".")
             ):
                 continue
             if call.operation.startswith(_TRANSPARENT):
                 continue
-            if not call.leaf and call.operation not in ("MultiheadAttention",):
+            convolves = _passes_messages(call.module)
+            if not call.leaf and not convolves and call.operation not in ("MultiheadAttention",):
                 continue
             twin = first_tensor(small[call.name].output) if call.name in small else None
             dimension = _batch_dimension(tensor, twin, n, small_n, nodes)
@@ -507,10 +516,16 @@ class Subject:
             shape = tuple(s for d, s in enumerate(tensor.shape) if d != dimension)
             own = call.module.named_parameters(recurse=True) if call.module is not None else ()
             names = tuple(dict.fromkeys(owners[id(p)] for _, p in own if id(p) in owners))
+            if convolves:  # its sums are its own affair; a linear map in it is read by it alone
+                for inner in [x for x in layers if x.startswith(call.name + ".")]:
+                    if "Aggregation" in layers[inner].operation:
+                        del layers[inner]
+                    else:
+                        layers[inner] = replace(layers[inner], representation=False)
             layers[call.name] = Layer(
                 name=call.name,
                 operation=call.operation,
-                kind=_kind(call.operation),
+                kind="message-passing" if convolves else _kind(call.operation),
                 shape=shape,
                 batch_dimension=dimension,
                 feature_dimension=_feature_dimension(call, tensor),
@@ -525,6 +540,11 @@ class Subject:
         )
         """Layers whose output a later operation writes into."""
         self.layers: tuple[Layer, ...] = tuple(layers.values())
+        structure = batch.structure
+        self.node_layers: tuple[str, ...] = (
+            () if structure is None else _node_layers(calls, structure.nodes, consumed)
+        )
+        """Graphs: calls with one finished row of features a node, in order, also where examples are graphs."""
         self._by_name = layers
         self.bytes_per_row = max(bytes_per_row, 1.0)
         self.largest_bytes_per_row = max(largest, 1.0)
@@ -864,6 +884,26 @@ def _nodes(batch: Batch, per_graph: bool) -> int | None:
             return int(leaf.num_nodes)
     site = batch.site()
     return None if site is None else int(site.shape[0])
+
+
+def _passes_messages(module: nn.Module | None) -> bool:
+    """Whether a module is a graph convolution in PyTorch Geometric's sense."""
+    return callable(getattr(module, "propagate", None)) and callable(getattr(module, "message", None))
+
+
+def _node_layers(calls: Sequence[Call], nodes: int, consumed: set[tuple[int, int]]) -> tuple[str, ...]:
+    """Calls with a row a node whose output is neither inside a graph convolution nor at once activated."""
+    passing = tuple(c.name + "." for c in calls if _passes_messages(c.module))
+    found: dict[tuple[int, int] | None, str] = {}
+    for call in calls:
+        tensor = first_tensor(call.output)
+        if tensor is None or tensor.dim() < 2 or tensor.shape[0] != nodes or call.name.startswith(passing):
+            continue
+        if not (call.leaf or _passes_messages(call.module)) or call.operation.startswith(_TRANSPARENT):
+            continue
+        if call.mark not in consumed:
+            found.setdefault(call.mark, call.name)
+    return tuple(found.values())
 
 
 def _batch_dimension(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from microtome.batches import is_graph
 from microtome.calibration import read_specimen
 from microtome.errors import MicrotomeError
 from microtome.laws.base import Broken, Law, require
@@ -62,7 +63,7 @@ def telling(build: Builder) -> None:
 def _wrong(made: Specimen) -> Iterator[Subject]:
     """Subjects that are not what the specimen says."""
     subject = made.subject
-    for change in (_other_inputs, _other_labels, _larger_inputs):
+    for change in (_other_inputs, _other_labels, _larger_inputs, _other_edges):
         data = [change(raw) for raw in subject.data]
         yield from _subject(subject, copy.deepcopy(subject.model), data)
     model = copy.deepcopy(subject.model)
@@ -105,6 +106,13 @@ def _subject(of: Subject, model: Any, data: list[Any]) -> Iterator[Subject]:
 
 
 def _map(raw: Any, inputs: Any, targets: Any) -> Any:
+    if is_graph(raw):
+        changed = raw.clone()
+        if getattr(raw, "x", None) is not None:
+            changed.x = inputs(raw.x)
+        if getattr(raw, "y", None) is not None:
+            changed.y = targets(raw.y)
+        return changed
     if isinstance(raw, Mapping):
         return {
             k: targets(v) if k in ("labels", "label", "targets", "target", "y") else inputs(v)
@@ -131,6 +139,16 @@ def _other_inputs(raw: Any) -> Any:
 
 def _other_labels(raw: Any) -> Any:
     return _map(raw, _keep, lambda y: y.roll(1, 0) if isinstance(y, Tensor) else y)
+
+
+def _other_edges(raw: Any) -> Any:
+    """The edges of a graph end elsewhere."""
+    if not is_graph(raw):
+        return raw
+    changed = raw.clone()
+    source, target = raw.edge_index
+    changed.edge_index = torch.stack([source, target.roll(1)])
+    return changed
 
 
 def _larger_inputs(raw: Any) -> Any:

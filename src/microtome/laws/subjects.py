@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -239,6 +241,64 @@ def language(*, batch: int = BATCH) -> Subject:
     return Subject(model, data, name="language")
 
 
+class _NodeClassifier(nn.Module):
+    """Two graph convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torch_geometric.nn import GCNConv
+
+        self.conv1, self.conv2 = GCNConv(4, 6), GCNConv(6, CLASSES)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """[nodes, 4] -> [nodes, classes]."""
+        return self.conv2(F.relu(self.conv1(x, edge_index)), edge_index)
+
+
+class _GraphClassifier(nn.Module):
+    """Two isomorphism layers, a sum over the nodes and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torch_geometric.nn import GINConv
+
+        self.conv1 = GINConv(nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 6)))
+        self.conv2 = GINConv(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)))
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        """[nodes, 3] -> [graphs, classes]."""
+        from torch_geometric.nn import global_add_pool
+
+        x = F.relu(self.conv2(F.relu(self.conv1(x, edge_index)), edge_index))
+        return self.head(global_add_pool(x, batch))
+
+
+def nodes(*, batch: int = BATCH) -> Subject:
+    """A graph convolution network on a block model; the examples are its test nodes. ``batch`` cuts nothing."""
+    from microtome.data.graph_generators import stochastic_blocks
+
+    data = stochastic_blocks(90, CLASSES, degree=4, features=4, shares=(0.3, 0.2), seed=3)
+    data.x = data.x.double()
+    return Subject(_seeded(_NodeClassifier)().double().eval(), data, name="nodes")
+
+
+def graphs(*, batch: int = BATCH) -> Subject:
+    """A graph classifier on small random graphs; examples are graphs."""
+    from torch_geometric.data import Batch, Data
+
+    rng = np.random.RandomState(5)
+    made = []
+    for i in range(ROWS // 2):
+        size = 4 + i % 4
+        pairs = torch.from_numpy(rng.randint(size, size=(2, size + 2)))
+        pairs = torch.cat([pairs, pairs.flip(0)], 1).unique(dim=1)
+        x = torch.from_numpy(rng.randn(size, 3))
+        made.append(Data(x=x, edge_index=pairs, y=torch.tensor([i % CLASSES])))
+    data = [Batch.from_data_list(made[i : i + batch]) for i in range(0, len(made), batch)]
+    return Subject(_seeded(_GraphClassifier)().double().eval(), data, name="graphs")
+
+
 KINDS: dict[str, Callable[..., Subject]] = {
     "images": images,
     "vectors": vectors,
@@ -249,6 +309,8 @@ KINDS: dict[str, Callable[..., Subject]] = {
     "unlabelled": unlabelled,
 }
 """One subject of every kind; all float64."""
+if importlib.util.find_spec("torch_geometric") is not None:
+    KINDS |= {"nodes": nodes, "graphs": graphs}
 
 
 # ------------------------------------------------------------------------------------------ degenerate

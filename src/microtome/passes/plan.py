@@ -13,7 +13,7 @@ from microtome.folds.base import Fold
 from microtome.instrument import Instrument
 from microtome.passes.groups import Group, make_groups, selection_key
 from microtome.passes.memory import row_bytes
-from microtome.signals.expression import Signal, World
+from microtome.signals.expression import SLICE_SOURCES, Signal, World
 from microtome.subject import Subject
 
 
@@ -200,7 +200,7 @@ def describe_group(subject: Subject, group: Group, asked: Mapping[str, list[Fold
     for fold in group.folds:
         for signal in fold.signals:
             for found in signal.walk():
-                if found.kind not in ("derived", "targets", "rows"):
+                if found.kind not in ("derived", *SLICE_SOURCES):
                     there, who = sources.setdefault(found.world, ({}, {}))
                     who.update(dict.fromkeys(names.get(fold, ())))
                     if found.kind not in ("task", "feature_dimension"):

@@ -17,6 +17,8 @@ from microtome.errors import Refusal
 from microtome.signals.expression import (
     HERE,
     NAMED,
+    SLICE_SOURCES,
+    BatchChange,
     Constant,
     ParameterChange,
     Signal,
@@ -33,6 +35,7 @@ from microtome.task import IGNORE, POSITIONS, Task
 __all__ = [
     "HERE",
     "NAMED",
+    "BatchChange",
     "Constant",
     "ParameterChange",
     "Signal",
@@ -270,7 +273,7 @@ def profile() -> Signal:
 
 
 def _world_of(inner: Signal) -> World:
-    worlds = {s.world for s in inner.walk() if s.kind not in ("derived", "targets", "rows")}
+    worlds = {s.world for s in inner.walk() if s.kind not in ("derived", *SLICE_SOURCES)}
     if len(worlds) > 1:
         raise ValueError(f"{inner.text()} mixes worlds; a gradient is taken in one")
     return next(iter(worlds), HERE)

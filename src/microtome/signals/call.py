@@ -254,6 +254,8 @@ class GraphValues:
                 return call.batch.targets
             case "rows":
                 return call.batch.rows
+            case "structure":
+                return call.batch.structure
             case "task":
                 return call.subject.task
             case "feature_dimension":

@@ -30,7 +30,8 @@ from microtome.signals.capture import (
     is_out_of_memory,
     replace_first,
 )
-from microtome.signals.expression import Signal, Site, World
+from microtome.signals.expression import BatchChange, Signal, Site, Transform, World
+from microtome.signals.graphs import random_signs, target_nodes
 from microtome.signals.interpretation import make_scene
 from microtome.signals.program import PROFILE_FORWARDS, Board, Deliver, Failure, Program, WorldPlan, layers_of
 from microtome.subject import Subject
@@ -88,7 +89,7 @@ class Evaluator:
     def _run(self, program: Program, batch: Batch, deliver: Deliver, site: Tensor | None) -> None:
         board = Board(program, deliver)
         for signal in program.slice_sources:
-            board.put(signal, batch.rows if signal.kind == "rows" else batch.targets)
+            board.put(signal, _of_the_data(signal, batch))
         for world, plan in program.worlds.items():
             pending = _Pending(plan, board)
             try:
@@ -119,10 +120,15 @@ class Evaluator:
                 board.put(signal, subject.layer(signal.arguments[0]).feature_dimension)
         changed = self._parameters(subject, world)
         x = site
-        if x is None and world.inputs:
+        if site is None:
+            for change in world.inputs:
+                if isinstance(change, BatchChange):
+                    batch = change.change(batch)
+        transforms = [t for t in world.inputs if isinstance(t, Transform)]
+        if x is None and transforms:
             x = self._movable_site(subject, batch, changed)
             look = Site(batch.rows, batch.targets, subject.bounds, self._ask(world, batch))
-            for transform in world.inputs:
+            for transform in transforms:
                 x = transform.apply(x, look).detach()
         attempt = partial(self._attempt, board)
         call = partial(Call, self.seed, subject, batch, changed, x)
@@ -139,6 +145,8 @@ class Evaluator:
             attempt([signal], self._across, world, call(), signal, board)
         for signal in plan.interpreted:
             attempt([signal], self._interpreted, call(), signal, board)
+        for signal in plan.sensitivity:
+            attempt([signal], self._sensitivity, call(), signal, board)
         if plan.profile is not None:
             attempt([plan.profile], self._profile, call(), plan.profile, board)
 
@@ -159,6 +167,7 @@ class Evaluator:
         wanted = {s.arguments[0]: s for s in plan.plain if s.kind == "activation" and s in board.owed}
         inputs = next((s for s in plan.plain if s.kind == "inputs" and s in board.owed), None)
         outputs = next((s for s in plan.plain if s.kind == "outputs" and s in board.owed), None)
+        nodes = {s.arguments[0]: s for s in plan.plain if s.kind == "node_activation" and s in board.owed}
         subject = call.subject
         if inputs is not None:
             site = call.clean_inputs()
@@ -168,6 +177,10 @@ class Evaluator:
                 board.put(inputs, Failure(Refusal(NO_SITE)))
 
         def see(name: str, output: Any) -> Any:
+            if name in nodes:
+                board.put(nodes[name], standing(output))
+            if name not in layers:
+                return None
             tensor = call.rows_of(name, standing(output))
             if inputs is not None and inputs in board.owed and name == subject.site_layer:
                 board.put(inputs, tensor)
@@ -179,6 +192,7 @@ class Evaluator:
         names = set(wanted)
         if inputs is not None and inputs in board.owed and subject.site_layer is not None:
             names.add(subject.site_layer)
+        layers, names = names, names | set(nodes)
         if not names and outputs is None:
             return
         self.note("forward", call.batch)
@@ -452,6 +466,42 @@ class Evaluator:
         joined = [c[0] if len(c) == 1 else torch.cat(c) for c in map(list, zip(*columns, strict=True))]
         board.put(signal, pytree.tree_unflatten(joined, tree))
 
+    def _sensitivity(self, call: Call, signal: Signal, board: _Pending) -> None:
+        """How far each example's node in a layer moves with the features of every node; see signals.graphs."""
+        layer, draws, seed = signal.arguments
+        structure = call.batch.structure
+        if structure is None:
+            raise Refusal("the data is no graph")
+        call.make_site_leaf()
+        site = call.require_site()
+        raw: dict[str, Tensor] = {}
+
+        def see(name: str, output: Any) -> None:
+            raw[name] = standing(output)
+
+        self.note("inputs", call.batch, draws)
+        with torch.enable_grad():
+            call.run(see, frozenset({layer}))
+            if layer not in raw:
+                raise Refusal(f"the network did not call layer '{layer}'")
+            value, targets = raw[layer].flatten(1), target_nodes(structure, call.batch.rows, seed)
+            found = torch.zeros(len(targets), structure.nodes, dtype=torch.float64, device=site.device)
+            # Graphs do not reach one another, so one backward serves a node of each.
+            every = torch.arange(len(targets))
+            rounds = (every,) if structure.per_graph else every.split(1)
+            for draw in range(draws):
+                signs = random_signs(value.shape[1], seed, draw).to(value)
+                for one in rounds:
+                    slope = torch.autograd.grad(
+                        (value[targets[one]] @ signs).sum(), site, retain_graph=True, allow_unused=True
+                    )[0]
+                    if slope is None:
+                        raise Refusal("no gradient reaches the inputs: the network cuts its own graph")
+                    size = slope.double().flatten(1).square().sum(1) / draws
+                    own = structure.graph == structure.graph[targets[one]][:, None]
+                    found[one] += torch.where(own, size, torch.zeros_like(size))
+        board.put(signal, found)
+
     def _profile(self, call: Call, signal: Signal, board: _Pending) -> None:
         from microtome.signals.operations import OperationCounter
 
@@ -584,6 +634,12 @@ def _bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
+def _of_the_data(signal: Signal, batch: Batch) -> Any:
+    if signal.kind == "structure":
+        return Failure(Refusal("the data is no graph")) if batch.structure is None else batch.structure
+    return batch.rows if signal.kind == "rows" else batch.targets
+
+
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -602,6 +658,7 @@ class _Pending:
             plan.examples,
             plan.across,
             plan.interpreted,
+            plan.sensitivity,
         ):
             self.owed.update(dict.fromkeys(group))
         if plan.profile is not None:

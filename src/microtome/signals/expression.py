@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,11 +21,14 @@ from microtome.errors import UsageError, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from microtome.batches import Batch
     from microtome.subject import Subject
 
 _serial = itertools.count()
 
 
+SLICE_SOURCES = ("targets", "rows", "structure")
+"""Sources that are the data's and the same in every world."""
 SMALL_CONSTANT = 1 << 16
 """Constants of at most this many elements are compared by content; larger ones only equal themselves."""
 
@@ -112,6 +115,18 @@ class Transform(ABC):
         """
 
 
+class BatchChange(ABC):
+    """A change of a whole batch (of a graph's edges, say); subclasses are frozen dataclasses.
+
+    It stands where a :class:`Transform` stands, in :meth:`Signal.under`, before any of them. ``structure`` remains
+    that of the unchanged data.
+    """
+
+    @abstractmethod
+    def change(self, batch: Batch) -> Batch:
+        """Return the changed batch; must not modify it."""
+
+
 class Variation(ABC):
     """A family of ``count`` changed copies of each input, evaluated together; see :func:`across`."""
 
@@ -137,7 +152,7 @@ class World:
     subject: Any = None
     """None for the examined subject, else a second :class:`~microtome.subject.Subject`."""
     parameters: tuple[ParameterChange, ...] = ()
-    inputs: tuple[Transform, ...] = ()
+    inputs: tuple[Transform | BatchChange, ...] = ()
 
     @property
     def clean(self) -> World:
@@ -168,11 +183,15 @@ class Signal:
     world: World = HERE
     name: str = ""
     identity: tuple[Any, ...] = field(init=False, repr=False)
+    parents: tuple[Signal, ...] = field(init=False, repr=False)
+    """The signals it is made of."""
     _hash: int = field(init=False, repr=False)
+    _below: tuple[Signal, ...] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         identity = (self.kind, self.function, self.arguments, self.constants, self.world)
         object.__setattr__(self, "identity", identity)
+        object.__setattr__(self, "parents", tuple(a for a in self.arguments if isinstance(a, Signal)))
         object.__setattr__(self, "_hash", hash(identity))
 
     def __hash__(self) -> int:
@@ -183,12 +202,7 @@ class Signal:
             return True
         return isinstance(other, Signal) and self._hash == other._hash and self.identity == other.identity
 
-    @property
-    def parents(self) -> tuple[Signal, ...]:
-        """The signals it is made of."""
-        return tuple(a for a in self.arguments if isinstance(a, Signal))
-
-    def under(self, *transforms: Transform) -> Signal:
+    def under(self, *transforms: Transform | BatchChange) -> Signal:
         """The same signal on changed inputs (applied left to right)."""
         return self._moved(lambda w: replace(w, inputs=w.inputs + transforms))
 
@@ -201,31 +215,36 @@ class Signal:
         return self._moved(lambda w: replace(w, subject=subject))
 
     def _moved(self, move: Callable[[World], World]) -> Signal:
-        if self.kind in ("targets", "rows"):
-            return self
-        arguments = tuple(a._moved(move) if isinstance(a, Signal) else a for a in self.arguments)
-        world = self.world if self.kind == "derived" else move(self.world)
-        return replace(self, arguments=arguments, world=world)
+        worlds: dict[World, World] = {}
+        done: dict[Signal, Signal] = {}
+        for signal in self.walk():
+            if signal.kind in SLICE_SOURCES:
+                done[signal] = signal
+                continue
+            world = signal.world
+            if signal.kind != "derived":
+                if world not in worlds:
+                    worlds[world] = move(world)
+                world = worlds[world]
+            arguments = tuple(done[a] if isinstance(a, Signal) else a for a in signal.arguments)
+            done[signal] = Signal(
+                signal.kind, signal.function, arguments, signal.constants, world, signal.name
+            )
+        return done[self]
 
-    def walk(self) -> Iterator[Signal]:
+    def walk(self) -> tuple[Signal, ...]:
         """Itself and everything below it, each once, parents' parents first."""
-        seen: set[Signal] = set()
-
-        def visit(signal: Signal) -> Iterator[Signal]:
-            if signal in seen:
-                return
-            seen.add(signal)
-            for parent in signal.parents:
-                yield from visit(parent)
-            yield signal
-
-        yield from visit(self)
+        if self._below is None:
+            found = dict.fromkeys(signal for parent in self.parents for signal in parent.walk())
+            object.__setattr__(self, "_below", (*found, self))
+        assert self._below is not None
+        return self._below
 
     def text(self) -> str:
         """Readable form, as the plan prints it."""
         if NAMED.get(self.name) is not None and NAMED[self.name].function is self.function:
             worlds = {
-                s.world.text() for s in self.walk() if s.kind not in ("derived", "targets", "rows", "task")
+                s.world.text() for s in self.walk() if s.kind not in ("derived", *SLICE_SOURCES, "task")
             }
             if len(worlds) <= 1:
                 return self.name + next(iter(worlds), "")

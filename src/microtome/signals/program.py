@@ -12,10 +12,9 @@ from torch import Tensor
 from microtome.signals.capture import (
     is_out_of_memory,
 )
-from microtome.signals.expression import HERE, Signal, World
+from microtome.signals.expression import HERE, SLICE_SOURCES, Signal, World
 
 Deliver = Callable[[Signal, Any], None]
-_SLICE_SOURCES = ("targets", "rows")
 PROFILE_FORWARDS = 9
 """One counted; four watched and four bare ones timed, the first of each for warming up."""
 
@@ -33,19 +32,21 @@ class WorldPlan:
 
     layers: set[str] = field(default_factory=set)
     plain: set[Signal] = field(default_factory=set)
-    """Sources that need no work of their own: outputs, inputs, task, feature_dimension, activation."""
+    """Sources that need no work of their own: outputs, inputs, task, feature_dimension, (node_)activation."""
     gradients: OrderedDict[Signal, list[Signal]] = field(default_factory=OrderedDict)
     """Scalar signal -> the gradient signals wanted of it."""
     curvature: OrderedDict[Signal, list[Signal]] = field(default_factory=OrderedDict)
     examples: list[Signal] = field(default_factory=list)
     across: list[Signal] = field(default_factory=list)
     interpreted: list[Signal] = field(default_factory=list)
+    sensitivity: list[Signal] = field(default_factory=list)
     profile: Signal | None = None
 
     @property
     def forward(self) -> bool:
         """Whether an ordinary forward is needed."""
-        return any(s.kind in ("outputs", "activation", "inputs") for s in self.plain) or bool(self.gradients)
+        sources = ("outputs", "activation", "node_activation", "inputs")
+        return any(s.kind in sources for s in self.plain) or bool(self.gradients)
 
     def cost(self) -> float:
         """Forwards this world amounts to, by counting floating-point operations (a backward is two)."""
@@ -61,6 +62,7 @@ class WorldPlan:
             inner = Program([signal.arguments[0]])
             total += signal.arguments[1].count * inner.cost()
         total += sum(signal.arguments[1].cost for signal in self.interpreted)
+        total += sum(1.0 + 2.0 * signal.arguments[1] for signal in self.sensitivity)
         return total + (PROFILE_FORWARDS if self.profile is not None else 0.0)
 
 
@@ -109,7 +111,7 @@ class Program:
                 self.dependents.setdefault(parent, []).append(signal)
                 self._add(parent, seen)
             return
-        if signal.kind in _SLICE_SOURCES:
+        if signal.kind in SLICE_SOURCES:
             self.slice_sources.add(signal)
             return
         plan = self.worlds.setdefault(signal.world, WorldPlan())
@@ -126,6 +128,8 @@ class Program:
             plan.across.append(signal)
         elif signal.kind == "interpreted":
             plan.interpreted.append(signal)
+        elif signal.kind == "sensitivity":
+            plan.sensitivity.append(signal)
         elif signal.kind == "profile":
             plan.profile = signal
         else:

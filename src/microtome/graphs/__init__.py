@@ -1,0 +1,1 @@
+"""What microtome adds to PyTorch Geometric, in its conventions."""
