@@ -123,6 +123,20 @@ def test_an_edge_with_given_biases(name, sigma_b, expected):
     assert float(mean_field.chi(name, edge.variance, edge.sigma_w)) == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("name", "stable"), [("tanh", True), ("elu", True), ("silu", False), ("gelu", False)]
+)
+def test_an_edge_says_whether_networks_stay_on_it(name, stable):
+    edge = mean_field.edge_of_chaos(name, sigma_b=0.2)
+    assert (edge.parallel < 1) == stable
+    step = 1e-5
+    sides = [
+        float(mean_field.variance_map(name, edge.variance + d, edge.sigma_w, edge.sigma_b))
+        for d in (-step, step)
+    ]
+    assert (sides[1] - sides[0]) / (2 * step) == pytest.approx(edge.parallel, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", ["gelu", "silu"])
 def test_an_unstable_rest_at_zero_is_no_edge(name):
     with pytest.raises(UsageError, match="no edge of chaos with sigma_b=0"):

@@ -170,11 +170,16 @@ def _resting(f: Nonlinearity, sigma_w: float, sigma_b: float, start: float) -> f
 
 @dataclass(frozen=True, kw_only=True)
 class Edge:
-    """Weights on the edge of chaos: chi_1 = 1 at the fixed point ``variance``."""
+    """Weights on the edge of chaos: chi_1 = 1 at the fixed point ``variance``.
+
+    ``parallel`` is the factor of a small change of the variance a layer: above 1 a network leaves the point, whose
+    variance is then no resting place (of SiLU and GELU with small biases).
+    """
 
     sigma_w: float
     sigma_b: float
     variance: float
+    parallel: float
 
 
 def edge_of_chaos(activation: Any, *, variance: float | None = None, sigma_b: float | None = None) -> Edge:
@@ -208,7 +213,11 @@ def edge_of_chaos(activation: Any, *, variance: float | None = None, sigma_b: fl
             f"'{f.name}' has no edge of chaos at a variance of {q:g}: its biases would have a variance of {bias:.3g}",
             fix="give another variance",
         )
-    return Edge(sigma_w=slope**-0.5, sigma_b=max(bias, 0.0) ** 0.5 if bias > 1e-12 * q else 0.0, variance=q)
+    change = 1.0
+    if q > 0:  # d E f(x)^2 / dq, by parts
+        change = float(mean(lambda x: f.value(x).square() * (x * x - q), q, f.kinks)) / (2 * q * q * slope)
+    bias = max(bias, 0.0) if bias > 1e-12 * q else 0.0
+    return Edge(sigma_w=slope**-0.5, sigma_b=bias**0.5, variance=q, parallel=change)
 
 
 def _root(f: Nonlinearity, squared_bias: Callable[[float], float], wanted: float) -> float:
