@@ -614,7 +614,7 @@ def _image(
         low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
     share = np.clip((array - low) / (high - low), 0, 1) if high > low else np.full_like(array, 0.5)
     if diverging and array.ndim == 2:
-        share = _red_blue(share)
+        share = red_blue(share)
     pixels = (share * 255).round().astype(np.uint8)
     grow = max(1, math.ceil(GRID_PIXELS / max(pixels.shape[:2])))  # small images stay sharp when drawn large
     pixels = pixels.repeat(grow, axis=0).repeat(grow, axis=1)
@@ -634,7 +634,7 @@ def _shrunk(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _red_blue(share: np.ndarray) -> np.ndarray:
+def red_blue(share: np.ndarray) -> np.ndarray:
     """Blue at 0, white in the middle, red at 1; [h, w] -> [h, w, 3]."""
     stops = np.array(
         [[0.02, 0.19, 0.38], [0.26, 0.58, 0.76], [1, 1, 1], [0.84, 0.38, 0.30], [0.40, 0.0, 0.12]]

@@ -38,6 +38,7 @@ def answers(exam: Examination) -> list[dict[str, Any]]:
     found = [
         {"question": "Which class is taken for which?"} | _confused(exam),
         {"question": "Can its probabilities be trusted?"} | _said(finding_with(exam, "ECE")),
+        {"question": "Why is an example wrong?"} | _wrong(exam),
         {"question": "Which layer is wasteful?"} | _waste(exam),
         {"question": "Who can break it?"} | _said(finding_with(exam, "adversarial accuracy")),
     ]
@@ -64,7 +65,19 @@ def _confused(exam: Examination) -> dict[str, Any]:
         )
         if len(rows) > 4:
             said += f", and {len(rows) - 4} other pairs"
-        return {"said": said, "grade": f.grade, "to": f"#{anchor(f.instrument)}"}
+        # No grade: that of the finding speaks of all mistakes together.
+        return {"said": said, "grade": None, "to": f"#{anchor(f.instrument)}"}
+    return {}
+
+
+def _wrong(exam: Examination) -> dict[str, Any]:
+    for f, table in tables_with(exam, "example", "label", "answer"):
+        at = [table.columns.index(name) for name in ("example", "label", "answer")]
+        worst = [(e, y, a) for e, y, a in ([row[i] for i in at] for row in table.rows) if y != a]
+        if {"labels", "answers"} <= f.arrays.keys() and worst:
+            parts = [f"{e} ({y} taken for {a})" for e, y, a in worst[:3]]
+            said = f"Surest and wrong: {', '.join(parts)}. Open one: what it resembles, and what speaks for the answer."
+            return {"said": said, "grade": None, "to": "examples?wrong=1"}
     return {}
 
 

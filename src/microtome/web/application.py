@@ -34,7 +34,7 @@ ROUTES: tuple[tuple[str, Callable[[Lab, Request], Response], tuple[str, ...]], .
     ("/e/{exam}/layers", views.layers, ("GET",)),
     ("/e/{exam}/examples", views.examples, ("GET",)),
     ("/e/{exam}/examples/cells", views.example_cells, ("GET",)),
-    ("/e/{exam}/examples/{row:int}", views.example, ("GET",)),
+    ("/e/{exam}/examples/{row}", views.example, ("GET",)),
     ("/compare", views.compare, ("GET",)),
     ("/atlas", views.atlas, ("GET",)),
     ("/atlas/{slug}", views.paper, ("GET",)),

@@ -109,7 +109,8 @@ def _two_valued(f: Finding) -> tuple[np.ndarray, np.ndarray] | None:
 
 def layer_changes(a: Examination, b: Examination) -> list[dict[str, Any]]:
     """Measures of layers that differ, the largest relative change first; these have no interval."""
-    before, found = {layer.name: layer for layer in layers(a)}, []
+    before = {layer.name: layer for layer in layers(a)}
+    found: list[dict[str, Any]] = []
     for layer in layers(b):
         old = before.get(layer.name)
         for label, value in layer.values.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from microtome.errors import StoreError
 from microtome.finding import Examination, Finding
 from microtome.store import Line, Reading, Store
 
+T = TypeVar("T")
 KEPT = 12
 """Examinations kept in memory, without their arrays."""
 KEPT_ARRAYS = 256 << 20
@@ -27,6 +28,7 @@ class Lab:
         self._atlas = Atlas(atlas)
         self._kept: OrderedDict[tuple[Any, ...], Reading] = OrderedDict()
         self._arrays: OrderedDict[tuple[Any, ...], dict[str, np.ndarray]] = OrderedDict()
+        self._records: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -75,6 +77,19 @@ class Lab:
             self._arrays[key] = made
             while len(self._arrays) > 1 and self._bytes() > KEPT_ARRAYS:
                 self._arrays.popitem(last=False)
+        return made
+
+    def records(self, line: Line, make: Callable[[], T]) -> T:
+        """What is known of single examples; that of the last few examinations is kept."""
+        key = (line.id, line.status, line.findings, line.seconds)
+        with self._lock:
+            if key in self._records:
+                return cast(T, self._records[key])
+        made = make()
+        with self._lock:
+            self._records[key] = made
+            while len(self._records) > 3:
+                self._records.popitem(last=False)
         return made
 
     def _bytes(self) -> int:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from microtome.errors import StoreError
-from microtome.finding import encode_json
+from microtome.finding import encode_json, format_number
 from microtome.report.atlas import index_of, paper_of, summary
 from microtome.report.html import ROOMS, facts_of, part_of, report_html, script_json, worries_of
 from microtome.report.text import UNMEASURED
 from microtome.store import Filter, Line
-from microtome.web import answers, marks, rows
+from microtome.web import answers, marks, rows, single
 from microtome.web import layers as of_layers
 from microtome.web.lab import Lab
 from microtome.web.render import page, statics
 
 PAGE = 50
+CELLS = 120
 STATUSES = ("complete", "running", "partial", "stopped")
 TAB = {"examination": "Examination", "layers": "Layers", "examples": "Examples"}
 
@@ -264,16 +264,132 @@ def layers(lab: Lab, request: Request) -> Response:
     )
 
 
+def _read(lab: Lab, line: Line) -> dict[str, Any]:
+    """Arrays of the findings that speak of single examples; damaged ones are absent."""
+    exam = lab.reading(line).exam
+    return {f.instrument: a for f in exam if "rows" in f.arrays and (a := lab.arrays(line, f))}
+
+
+def _chosen(lab: Lab, line: Line, request: Request) -> tuple[single.Records, Any, dict[str, str]]:
+    """Records, places in the order asked for, and what was asked."""
+    found = lab.records(line, lambda: single.records(lab.reading(line).exam, _read(lab, line)))
+    given = request.query_params
+    sort = given.get("sort", "")
+    if sort not in found.sorts:
+        sort = "loss" if "loss" in found.sorts else next(iter(found.sorts), "")
+    down = given.get("down") or ("1" if single.RANKED.get(sort, True) else "0")
+    asked = {
+        "sort": sort,
+        "down": "1" if down == "1" else "0",
+        "wrong": "1" if given.get("wrong") == "1" else "",
+    }
+    asked |= {key: given.get(key, "")[:12] for key in ("label", "answer")}
+    places = single.order(
+        found, sort, asked["down"] == "1", asked["label"], asked["answer"], bool(asked["wrong"])
+    )
+    return found, places, asked
+
+
 def examples(lab: Lab, request: Request) -> Response:
-    raise HTTPException(404)
+    """A grid of examples in the order of a number."""
+    line = _line(lab, request)
+    found, places, asked = _chosen(lab, line, request)
+    at = _whole(request.query_params.get("page", "1"), 1, 10**6)
+    first = (at - 1) * CELLS
+    labels = found.arrays.get("labels")
+    return show(
+        lab,
+        request,
+        "examples.html.j2",
+        line=line,
+        exam_tab="examples",
+        records=found,
+        asked=asked,
+        cells=single.cells(found, places[first : first + CELLS], asked["sort"]),
+        total=len(places),
+        at=at,
+        pages=max(1, -(-len(places) // CELLS)),
+        classes=sorted(set(labels.tolist()))[:1000] if labels is not None else [],
+        wrong=int(found.wrong.sum()) if found.wrong is not None else None,
+    )
 
 
 def example_cells(lab: Lab, request: Request) -> Response:
-    raise HTTPException(404)
+    """A stretch of the grid, for the page that scrolls."""
+    found, places, asked = _chosen(lab, _line(lab, request), request)
+    first = _whole(request.query_params.get("from", "0"), 0, 10**9)
+    made = single.cells(found, places[first : first + CELLS], asked["sort"])
+    return JSONResponse({"total": len(places), "from": first, "cells": made})
 
 
 def example(lab: Lab, request: Request) -> Response:
-    raise HTTPException(404)
+    """One example: how it was answered, what it resembles, what speaks for the answer."""
+    line = _line(lab, request)
+    found, places, asked = _chosen(lab, line, request)
+    text = request.path_params["row"]
+    if text == "worst" and len(places):
+        row = int(found.rows[places[0]])
+    elif text.isdigit() and len(text) < 16:
+        row = int(text)
+    else:
+        return trouble(lab, request, 404, f"'{text[:40]}' is no example's number")
+    exam, read = lab.reading(line).exam, _read(lab, line)
+    place = found.place(row)
+    spoken = place is not None or any((a["rows"] == row).any() for a in read.values())
+    if not spoken:
+        said = f"nothing is known of example {row}"
+        if len(found.rows):
+            said += f": {len(found.rows)} are kept here, {found.rows[0]} to {found.rows[-1]}"
+        return trouble(lab, request, 404, said)
+    words = single.tokens(found, place) if place is not None else []
+    told = place is not None and found.wrong is not None
+    order = found.rows[places].tolist() if len(places) <= 100_000 else []
+    here = order.index(row) if row in order else None
+    return show(
+        lab,
+        request,
+        "example.html.j2",
+        line=line,
+        exam_tab="examples",
+        row=row,
+        asked=asked,
+        told=told,
+        cell=single.cells(found, [place], asked["sort"])[0] if place is not None else None,
+        words=words,
+        top=_top(found, place) if told else [],
+        numbers_here=[
+            (name, format_number(float(column[place])))
+            for name, column in found.sorts.items()
+            if place is not None and ":" not in name and column[place] == column[place]
+        ],
+        reasons=single.reasons(found, place, exam) if place is not None else [],
+        near=single.neighbours(found, place) if place is not None else [],
+        otherwise=single.otherwise(found, place) if place is not None else None,
+        maps=single.maps(exam, read, row, words),
+        mapped=_mapped(exam, read),
+        numbers=list(single.numbers(exam, read, row, found.source)),
+        before=order[here - 1] if here else None,
+        after=order[here + 1] if here is not None and here + 1 < len(order) else None,
+        nth=here,
+        total=len(order),
+    )
+
+
+def _top(found: single.Records, place: int | None) -> list[tuple[int, float]]:
+    classes, shares = found.arrays.get("classes"), found.arrays.get("probabilities")
+    if place is None or classes is None or shares is None or classes.shape != shares.shape:
+        return []
+    return [(int(c), float(p)) for c, p in zip(classes[place], shares[place], strict=True)]
+
+
+def _mapped(exam: Any, read: dict[str, Any]) -> list[int]:
+    """Ids of the examples of which maps were made."""
+    ids: set[int] = set()
+    for a in read.values():
+        for key, values in (("rows", "maps"), ("explained", "for the answer")):
+            if key in a and values in a:
+                ids |= set(a[key].tolist())
+    return sorted(ids)[:200]
 
 
 def compare(lab: Lab, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from microtome.statistics import student, wilson
 from microtome.subject import Subject
 
 MOST_BYTES = 1 << 26
+MOST_MAPS = 1 << 22
+"""Numbers in all maps together."""
 WORST = 256
 TOP = 5
 LARGE = 1e6
@@ -45,13 +48,13 @@ class Examples(Instrument):
     needs = HasTargets & HasClasses & OneAnswer & HasLayers
     how_to_read = (
         "Foreign neighbours say how mixed the classes are where an example lies: near 0 each class keeps to "
-        "itself. A wrong answer among its answer's examples resembles them, or its label is doubtful; one among its own "
-        "label's examples was lost at the last step."
+        "itself. A wrong answer among its answer's examples resembles them, or its label is doubtful; one "
+        "among its own label's examples was lost at the last step."
     )
 
     examples: int = 10_000
     neighbours: int = 5
-    explained: int = 48
+    explained: int = 256
 
     def rounds(self, subject: Subject) -> int:
         return 2
@@ -91,7 +94,9 @@ class Examples(Instrument):
         if shown:
             arrays[shown[0]] = joined[5]
         order = torch.argsort(lost, descending=True, stable=True)
-        chosen = order[wrong[order]][: self.explained]
+        chosen = order[wrong[order]][
+            : min(self.explained, max(MOST_MAPS // math.prod(subject.input_shape or (1,)), 8))
+        ]
         arrays |= yield from _why(subject, ids[chosen], answer[chosen], y[chosen])
         counted = slice(0, sampled)  # the rest was kept for its loss, and would bias a mean
         mean, low, high = student(foreign[counted].numpy())

@@ -1,0 +1,370 @@
+"""Single examples: every array that has an entry for one, brought together by the example's id.
+
+A finding speaks of examples where it has an array "rows" of ids. Arrays as long as "rows" have an entry for each:
+numbers one can sort by, pictures ("thumbnails"), maps over the input ("maps"), neighbours. The finding that also has
+"labels" and "answers" says how each was answered.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from microtome.figures import png, red_blue
+from microtome.finding import Examination, Finding, format_number
+from microtome.web import marks
+
+Arrays = Mapping[str, np.ndarray]
+MOST_TOKENS = 400
+MAPS = (("rows", "maps", ""), ("explained", "for the answer", "for the answer instead of the label"))
+"""Arrays with ids and with a map for each, and what the maps are."""
+RANKED = {
+    # What comes first when one looks for trouble: large or small.
+    "loss": True, "confidence": False, "margin": False, "foreign neighbours": True, "change that mends": False,
+    "distance to otherwise": False,
+}  # fmt: skip
+
+
+@dataclass
+class Records:
+    """What is known of the examples of one examination."""
+
+    rows: np.ndarray
+    """[n] ids, ascending."""
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    """Of the finding that tells how each was answered, in the order of ``rows``."""
+    sorts: dict[str, np.ndarray] = field(default_factory=dict)
+    """Name -> [n] float64; NaN where an example was not measured."""
+    source: str = ""
+
+    def place(self, row: int) -> int | None:
+        """Where an example is, or None."""
+        at = int(np.searchsorted(self.rows, row))
+        return at if at < len(self.rows) and self.rows[at] == row else None
+
+    @property
+    def wrong(self) -> np.ndarray | None:
+        """[n] whether the answer is not the label."""
+        if "labels" not in self.arrays:
+            return None
+        wrong: np.ndarray = self.arrays["labels"] != self.arrays["answers"]
+        return wrong
+
+
+def records(exam: Examination, read: Mapping[str, Arrays]) -> Records:
+    """Bring together what findings say of single examples.
+
+    Args:
+        read: finding -> its arrays with values; findings whose arrays are damaged are absent.
+    """
+    spoken = [(f, a) for f in exam if (a := read.get(f.instrument)) and _ids(a) is not None]
+    told = [
+        (f, a)
+        for f, a in spoken
+        if {"labels", "answers"} <= a.keys() and _each(a, "labels") and _each(a, "answers")
+    ]
+    if told:
+        f, a = told[0]
+        ids, order = np.unique(a["rows"], return_index=True)
+        kept = {k: v[order] for k, v in a.items() if v.ndim and len(v) == len(a["rows"])}
+        found = Records(ids, kept, source=f.instrument)
+        top = kept.get("probabilities")
+        if top is not None and top.ndim == 2 and top.shape[1]:
+            found.sorts["confidence"] = top[:, 0].astype(np.float64)
+    elif spoken:
+        found = Records(np.unique(np.concatenate([a["rows"] for _, a in spoken])))
+    else:
+        return Records(np.zeros(0, np.int64))
+    for f, a in spoken:
+        for name, values in a.items():
+            if name in ("rows", "labels", "answers") or not _each(a, name) or values.dtype.kind != "f":
+                continue
+            label = f.headline if name == "samples" else name
+            label = label if f.instrument == found.source else f"{f.instrument.split('/')[-1]}: {label}"
+            column = np.full(len(found.rows), np.nan)
+            places = np.searchsorted(found.rows, a["rows"]).clip(0, len(found.rows) - 1)
+            there = found.rows[places] == a["rows"]
+            column[places[there]] = _known(name, values)[there]
+            found.sorts[label.replace("_", " ")] = column
+    _mends(found, told)
+    return found
+
+
+def _mends(found: Records, told: Sequence[tuple[Finding, Arrays]]) -> None:
+    """Numbers of the explained few alone."""
+    for _f, a in told[:1]:
+        few, values = a.get("explained"), a.get("change that mends")
+        if few is not None and values is not None and few.shape == values.shape:
+            column = np.full(len(found.rows), np.nan)
+            for row, value in zip(few.tolist(), values.tolist(), strict=True):
+                at = found.place(row)
+                if at is not None:
+                    column[at] = value
+            found.sorts["change that mends"] = column
+
+
+def _known(name: str, values: np.ndarray) -> np.ndarray:
+    """NaN where an array says by a negative number that there is none: a strength that broke nothing."""
+    return np.where(values < 0, np.nan, values) if name == "breaking_strength" else values
+
+
+def _ids(a: Arrays) -> np.ndarray | None:
+    rows = a.get("rows")
+    return rows if rows is not None and rows.ndim == 1 and rows.size and rows.dtype.kind in "iu" else None
+
+
+def _each(a: Arrays, name: str) -> bool:
+    return a[name].ndim == 1 and len(a[name]) == len(a["rows"])
+
+
+def order(found: Records, sort: str, down: bool, label: str, answer: str, wrong: bool) -> np.ndarray:
+    """Places of the examples that fit, in the order asked for; those without the number come last."""
+    fits = np.ones(len(found.rows), bool)
+    if found.wrong is not None:
+        for text, name in ((label, "labels"), (answer, "answers")):
+            if text.lstrip("-").isdigit() and len(text) < 12:
+                fits &= found.arrays[name] == int(text)
+        if wrong:
+            fits &= found.wrong
+    places = fits.nonzero()[0]
+    column = found.sorts.get(sort)
+    if column is None:
+        return places
+    values = column[places]
+    keys = np.where(np.isnan(values), np.inf, -values if down else values)
+    sorted_: np.ndarray = places[np.argsort(keys, kind="stable")]
+    return sorted_
+
+
+def cells(found: Records, places: Sequence[int], sort: str) -> list[dict[str, Any]]:
+    """What a grid shows of these examples."""
+    wrong, column = found.wrong, found.sorts.get(sort)
+    made = []
+    for at in places:
+        cell: dict[str, Any] = {"id": int(found.rows[at])}
+        if wrong is not None:
+            label, answer = int(found.arrays["labels"][at]), int(found.arrays["answers"][at])
+            cell |= {"label": label, "answer": answer, "wrong": bool(wrong[at])}
+        if column is not None:
+            cell["value"] = "–" if np.isnan(column[at]) else format_number(float(column[at]))
+        image = picture(found, at)
+        if image:
+            cell["image"] = image
+        else:
+            cell["text"] = " ".join(tokens(found, at)[:40])
+        made.append(cell)
+    return made
+
+
+def picture(found: Records, at: int) -> str:
+    """The thumbnail as a data URL, or nothing."""
+    images = found.arrays.get("thumbnails")
+    if (
+        images is None
+        or images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[3] not in (1, 3)
+        or not images.size
+    ):
+        return ""
+    image = images[at]
+    return _url(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def tokens(found: Records, at: int) -> list[str]:
+    """The words of a text example, or the numbers of a short vector, or nothing."""
+    ids = found.arrays.get("tokens")
+    if ids is not None and ids.ndim == 2:
+        words = [str(t) for t in ids[at].tolist() if t >= 0]
+        return words[:MOST_TOKENS]
+    values = found.arrays.get("inputs")
+    return (
+        [format_number(float(v)) for v in values[at][:64]] if values is not None and values.ndim == 2 else []
+    )
+
+
+def _url(pixels: np.ndarray) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(np.ascontiguousarray(pixels))).decode("ascii")
+
+
+def heat(values: np.ndarray) -> tuple[str, float]:
+    """A map [h, w] as a picture, blue below 0 to red above, and the magnitude of its strongest colour."""
+    finite = np.nan_to_num(np.asarray(values, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    top = float(np.abs(finite).max(initial=0.0))
+    share = 0.5 + 0.5 * finite / top if top else np.full(finite.shape, 0.5)
+    return _url((255 * red_blue(share)).round().astype(np.uint8)), top
+
+
+def parts(values: np.ndarray, words: Sequence[str], said: str) -> Any:
+    """A map over single parts: words in the colour of their relevance, or bars."""
+    flat = np.nan_to_num(np.asarray(values, np.float64).reshape(-1))
+    if not words or len(words) < len(flat):
+        return marks.bars(flat, said)
+    top = float(np.abs(flat).max(initial=0.0)) or 1.0
+    spans = [
+        Markup('<span class="w{}">{}</span>').format(round(5 * v / top) + 5, w)
+        for v, w in zip(flat, words, strict=False)
+    ]
+    return Markup('<p class="words" title="{}">{}</p>').format(said, Markup(" ").join(spans))
+
+
+def maps(
+    exam: Examination, read: Mapping[str, Arrays], row: int, words: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Every map over this example's input, with what judged it."""
+    made = []
+    for f in exam:
+        a = read.get(f.instrument, {})
+        for ids, values, title in (
+            ("rows", "maps", ""),
+            ("explained", "for the answer", "speaks for the answer, not the label"),
+        ):
+            if ids not in a or values not in a or a[ids].ndim != 1 or len(a[values]) != len(a[ids]):
+                continue
+            places = (a[ids] == row).nonzero()[0]
+            if not places.size:
+                continue
+            value = a[values][places[0]]
+            shown: dict[str, Any] = {"finding": f.instrument, "title": title, "question": f.question}
+            if value.ndim == 2 and min(value.shape) > 1:
+                shown["image"], top = heat(value)
+                shown["top"] = format_number(top)
+            elif value.ndim >= 1:
+                shown["parts"] = parts(value, words, f"{f.instrument}: relevance of each part")
+            shown["judges"] = _judges(f, row) if ids == "rows" else []
+            shown["grade"] = f.grade
+            made.append(shown)
+    return made
+
+
+def _judges(f: Finding, row: int) -> list[tuple[str, Any]]:
+    """Entries of tables whose row is about this example."""
+    found: dict[str, Any] = {}
+    for table in f.tables.values():
+        if "example" in table.columns:
+            at = table.columns.index("example")
+            for line in table.rows:
+                if line[at] == row:
+                    found |= {
+                        c: v
+                        for c, v in zip(table.columns, line, strict=True)
+                        if c not in ("example", "class")
+                    }
+    return list(found.items())
+
+
+def numbers(exam: Examination, read: Mapping[str, Arrays], row: int, source: str) -> Iterator[dict[str, Any]]:
+    """Single numbers other findings have for this example, and changed inputs they found."""
+    for f in exam:
+        a = read.get(f.instrument, {})
+        ids = _ids(a)
+        if ids is None or f.instrument == source:
+            continue
+        places = (ids == row).nonzero()[0]
+        if not places.size:
+            continue
+        at = int(places[0])
+        told = [
+            (f.headline if name == "samples" else name.replace("_", " "), format_number(float(a[name][at])))
+            for name in a
+            if name != "rows" and _each(a, name) and a[name].dtype.kind == "f"
+            if np.isfinite(_known(name, a[name])[at])
+        ]
+        witness = a.get("witness")
+        image = ""
+        if (
+            witness is not None
+            and witness.ndim == 4
+            and len(witness) == len(ids)
+            and witness.shape[1] in (1, 3)
+        ):
+            pixels = np.nan_to_num(witness[at].astype(np.float64))
+            span = float(np.ptp(pixels))
+            if span:
+                scaled = (255 * (pixels - pixels.min()) / span).round().astype(np.uint8).transpose(1, 2, 0)
+                image = _url(scaled[:, :, 0] if scaled.shape[2] == 1 else scaled)
+        judged = [] if "maps" in a else _judges(f, row)
+        yield {
+            "finding": f.instrument,
+            "question": f.question,
+            "told": told,
+            "image": image,
+            "judges": judged,
+        }
+
+
+def reasons(found: Records, at: int, exam: Examination) -> list[str]:
+    """Sentences about why an example was answered as it was: what it resembles, how often that happens, how near."""
+    a = found.arrays
+    if found.wrong is None:
+        return []
+    label, answer = int(a["labels"][at]), int(a["answers"][at])
+    said = []
+    near = neighbours(found, at)
+    if near:
+        votes = Counter(each["label"] for each in near)
+        counts = ", ".join(f"{n} of label {c}" for c, n in votes.most_common())
+        said.append(f"Its {len(near)} nearest examples in the features the classifier reads: {counts}.")
+        if label != answer:
+            mine, theirs = votes.get(label, 0), votes.get(answer, 0)
+            if theirs > mine:
+                said.append(
+                    f"It lies among examples of {answer}: to the network it looks like one, "
+                    f"or its label {label} is doubtful."
+                )
+            elif mine > theirs:
+                said.append(
+                    f"It lies among examples of its own label {label}: the features are those of a {label}, "
+                    "and the last step decides otherwise."
+                )
+            else:
+                said.append("It lies between both classes.")
+    if label != answer:
+        same = int(((a["labels"] == label) & (a["answers"] == answer)).sum())
+        of = int((a["labels"] == label).sum())
+        said.append(
+            f"Of the {of} examples of {label} kept here, {same} {'is' if same == 1 else 'are'} answered {answer}."
+        )
+    if "probabilities" in a and a["probabilities"].ndim == 2:
+        sure = float(a["probabilities"][at, 0])
+        surer = float((a["probabilities"][:, 0] > sure).mean())
+        said.append(f"It is {sure:.1%} sure of {answer}; {surer:.0%} of all answers are surer.")
+    column = found.sorts.get("change that mends")
+    if column is not None and not np.isnan(column[at]):
+        length = format_number(float(column[at]))
+        said.append(
+            f"If the network were linear here, a change of length {length} of the input would mend it."
+        )
+    return said
+
+
+def neighbours(found: Records, at: int) -> list[dict[str, Any]]:
+    """The nearest examples in feature space, nearest first."""
+    near, far = found.arrays.get("neighbours"), found.arrays.get("neighbour distances")
+    if near is None or near.ndim != 2:
+        return []
+    distances = far[at].tolist() if far is not None and far.shape == near.shape else [None] * near.shape[1]
+    return [
+        cell for row, d in zip(near[at].tolist(), distances, strict=True) if (cell := _near(found, row, d))
+    ]
+
+
+def otherwise(found: Records, at: int) -> dict[str, Any] | None:
+    """The nearest example that is answered otherwise: what would have had to be different."""
+    near, far = found.arrays.get("nearest otherwise"), found.arrays.get("distance to otherwise")
+    if near is None or near.ndim != 1:
+        return None
+    return _near(found, int(near[at]), float(far[at]) if far is not None else None)
+
+
+def _near(found: Records, row: int, distance: float | None) -> dict[str, Any] | None:
+    at = found.place(row)
+    if row < 0 or at is None:
+        return None
+    return cells(found, [at], "")[0] | {"distance": "" if distance is None else format_number(distance)}
