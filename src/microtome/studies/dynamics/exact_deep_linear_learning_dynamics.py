@@ -63,7 +63,7 @@ def _closed_form(
         lambda: aligned_(DeepLinear(widths), left, right, next(draws).clamp(max=float(s[-1]) / 2)), seeds
     )
     first = strengths(total(list(population.parameters.values())), left, right)
-    rate = 0.01 / float(layers * s[0] ** (2 - 2 / layers))
+    rate = (0.01 if len(seeds) > 2 else 0.05) / float(layers * s[0] ** (2 - 2 / layers))
     slowest = mode_strength(torch.logspace(1, 6, 200), s[-1], first[:, -1].min(), layers=layers, tau=1 / rate)
     steps = int(torch.logspace(1, 6, 200)[int((slowest > 0.95 * s[-1]).double().argmax())])
     times, curves = _curves(population, data, left, right, rate, steps)
@@ -102,7 +102,7 @@ def _steps_needed(
     depth: int, data: tuple[Tensor, Tensor], start: str, seeds: range, most: int
 ) -> list[float]:
     """Steps until 95% of what can be learnt is, with the best of many rates, for each seed."""
-    rates = torch.logspace(-3.5, 0, 36)
+    rates = torch.logspace(-3.5, 0, 36 if most > 100 else 6)
     width = data[0].shape[1]
     widths = [*[width] * depth, data[1].shape[1]]
     each = [seed for seed in seeds for _ in rates]
