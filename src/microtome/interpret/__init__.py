@@ -20,13 +20,15 @@ A model is captured once and then read in several ways. The pieces, from the bot
 Domains here: ``interval`` (ranges; rules also in ``interval_norms``), ``linear_bounds`` (linear functions
 below and above; rules in ``linear_rules`` and ``linear_norms``), ``cost`` (operations, bytes, receptive
 fields), ``relevance`` (LRP; rules in ``relevance_operations``), ``gates`` and ``bias_gradients`` (gradients
-through changed ReLUs, FullGrad), ``isolation`` (which examples of a batch meet; rules in ``isolation_rules``)
-and ``lipschitz`` (how fast outputs can move; rules in ``lipschitz_rules``). ``patterns`` knows the linear
-regions of piecewise-linear programs, ``crossings`` where lines and curves pass from one to the next,
+through changed ReLUs, FullGrad), ``isolation`` (which examples of a batch meet; rules in ``isolation_rules``),
+``lipschitz`` (how fast outputs can move; rules in ``lipschitz_rules``) and ``kernel_domain`` (NNGP and NTK of
+infinite width; rules in ``kernel_rules``, the function in ``kernels``; ``mean_field``, ``finite_width`` and
+``gaussian`` are its theory in plain functions, ``propagation`` holds a network against it). ``patterns`` knows
+the linear regions of piecewise-linear programs, ``crossings`` where lines and curves pass from one to the next,
 ``planes`` their polygons, ``decision_tree`` the tree they make. ``wiring`` draws a program, ``regenerate``
 makes it a module again, ``latency`` times its operations, ``terms`` is a small language of circuits,
-``convolution_arithmetic`` the sizes and matrices of windows. ``curves`` knows what bounds need of functions
-of one number. ``docs/add-a-domain.md`` shows how to add one.
+``convolution_arithmetic`` the sizes and matrices of windows. ``curves`` knows what bounds need of functions of
+one number. ``docs/add-a-domain.md`` shows how to add one.
 """
 
 from microtome.interpret.capture import capture
