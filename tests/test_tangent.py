@@ -12,6 +12,7 @@ from microtome.folds import Collect, Sum
 from microtome.interpret.kernels import infinite_width_kernels
 from microtome.nn.critical import critical_
 from microtome.signals import Constant, example_gradient_norms, rows, tangent
+from microtome.signals.infinite_width import InfiniteWidthKernel
 from microtome.signals.interpretation import interpreted
 from microtome.signals.tangent import TangentKernel, TangentProducts, pulled_back, summed_answers
 from microtome.subject import Subject
@@ -107,3 +108,15 @@ def test_a_wide_network_has_the_kernel_of_infinite_width():
         errors.append(sum(gaps) / 4)
     assert errors[1] < 0.1
     assert 2 < errors[0] / errors[1] < 8  # the root of 16 is 4
+
+
+@pytest.mark.parametrize("kind", ["nngp", "ntk"])
+def test_kernels_of_infinite_width_are_a_signal_whatever_the_slices(kind):
+    x = torch.randn(9, 6, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 2))
+    asked = Collect(signals=(rows, interpreted(InfiniteWidthKernel(Constant(x[2:5]), kind))))
+    told = getattr(infinite_width_kernels(model, x), kind)[:, 2:5]
+    for size in (9, 4):
+        found = read(Subject(model, [(x, torch.arange(9) % 2)]), asked, size=size)[1]
+        torch.testing.assert_close(found, told, rtol=1e-10, atol=1e-12)

@@ -72,3 +72,21 @@ def test_what_has_no_prediction_is_refused_with_its_place():
     assert finding.status == "refused"
     assert "max_pool2d" in finding.reason
     assert "one layer" in finding_of(nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), x).reason
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.last(torch.relu(h + self.inner(torch.tanh(h)))).softmax(1)
+
+
+def test_sums_of_branches_are_said_and_a_softmax_at_the_end_does_no_harm():
+    torch.manual_seed(0)
+    finding = finding_of(Branches(), torch.randn(8, 5))
+    assert finding.status == "measured"
+    assert "1 sums of branches" in finding.caveats[0]
+    assert len(finding.tables["layers"].rows) == 3
