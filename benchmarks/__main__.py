@@ -14,6 +14,8 @@ PARTS: dict[str, tuple[str, list[str]]] = {
     "The same questions asked of peers": ("benchmarks.peers", []),
     "Bounds against auto_LiRPA": ("benchmarks.bounds", []),
     "Relevance against zennit and captum": ("benchmarks.relevance", []),
+    "Many networks at once, one thread": ("benchmarks.population", ["--threads", "1"]),
+    "Many networks at once, two threads": ("benchmarks.population", ["--threads", "2"]),
     "Peak memory against the number of examples": ("benchmarks.memory", []),
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")

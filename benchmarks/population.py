@@ -1,7 +1,8 @@
 """Populations against a plain loop, torch.func.vmap and hand-stacked products; and 100 transformers at once.
 
-``python -m benchmarks.population [--threads T] [--repeats R]``: 64 perceptrons 64-32-10 on digits, 20 epochs, batches of
-32, each network with its own order of the data; everything in one process, medians, as ratios to the loop.
+``python -m benchmarks.population [--threads T] [--repeats R]``: 64 perceptrons 64-32-10 on digits, 20 epochs, batches
+of 32, each network with its own order of the data; everything in one process, medians, as ratios to the loop. Then 100
+transformers that learn addition modulo 31 (full batch, AdamW), as many steps of all as of a loop over some of them.
 """
 
 from __future__ import annotations
@@ -121,13 +122,58 @@ def compare(threads: int, repeats: int) -> dict[str, float]:
     return found
 
 
+def transformers(
+    threads: int, steps: int = 10, looped: int = 4, members: int = 100, p: int = 31
+) -> dict[str, float]:
+    """Milliseconds a network and step, at once and in a loop, and the memory that all take."""
+    import resource
+
+    from microtome.data.modular import modular_pairs, modular_table
+    from microtome.nn.modular_transformer import ModularTransformer
+
+    torch.set_num_threads(threads)
+    rows = torch.randperm(p * p, generator=torch.Generator().manual_seed(0))[: p * p // 3]
+    x, y = modular_pairs(p)[rows], modular_table(p)[rows]
+    population = Population.of(lambda: ModularTransformer(p, 64, 4, 128), range(members))
+    options = {"weight_decay": 1.0, "betas": (0.9, 0.98)}
+
+    def at_once(count: int) -> None:
+        train(population, x, y, Recipe(optimizer="adamw", rate=1e-3, steps=count, options=options))
+
+    at_once(1)  # imports
+    began = time.perf_counter()
+    at_once(1)
+    first = time.perf_counter() - began
+    began = time.perf_counter()
+    at_once(steps + 1)
+    ours = (time.perf_counter() - began - first) / steps / members
+    models = [population.member(i) for i in range(looped)]
+    began = time.perf_counter()
+    for model in models:
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=(0.9, 0.98), weight_decay=1.0)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    loop = (time.perf_counter() - began) / steps / looped
+    return {
+        "transformers": float(members),
+        "transformers, ms a network and step, population": 1e3 * ours,
+        "transformers, ms a network and step, loop": 1e3 * loop,
+        "transformers, times faster than the loop": loop / ours,
+        "transformers, peak memory of the process, MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        / 1024,
+    }
+
+
 def main() -> None:
     """Print what was measured as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    print(json.dumps({"threads": options.threads} | compare(options.threads, options.repeats), indent=1))
+    found = compare(options.threads, options.repeats) | transformers(options.threads)
+    print(json.dumps({"threads": options.threads} | found, indent=1))
 
 
 if __name__ == "__main__":
