@@ -289,6 +289,8 @@ class Shared(nn.Module):
             return self.b(h + torch.tanh(h))
         if self.how == "twice":
             return h + h
+        if self.how == "mean":
+            return h.mean()
         if self.how == "scale":
             return h * self.b.bias
         return torch.relu(torch.relu(h))
@@ -300,6 +302,7 @@ class Shared(nn.Module):
         ("again", "again"),
         ("sum", "share their last weights"),
         ("twice", "share"),
+        ("mean", "aten.mean"),
         ("scale", "multiplies"),
         ("relu", "Gaussian"),
     ],

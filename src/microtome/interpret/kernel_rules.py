@@ -294,9 +294,9 @@ def pool(at: At, x: Any, *args: Any, **kwargs: Any) -> Kernel:
     """A linear map of positions, the same for every unit: its matrix, from both sides."""
     if not isinstance(x, Kernel) or x.unit is None or not x.sizes:
         raise refused(at, "averages units")
-    dims = args[0] if at.node.target in overloads("mean.dim", "sum.dim_IntList") else None
     rank = len(x.shape)
-    if dims is not None and {d % rank for d in dims} & {0, x.unit}:
+    dims = (args[0] or range(rank)) if at.node.target in overloads("mean.dim", "sum.dim_IntList") else ()
+    if {d % rank for d in dims} & {0, x.unit}:
         raise refused(at, "averages units or inputs")
     p = math.prod(x.sizes)
     images = torch.eye(p, dtype=torch.float64).reshape(p, 1, *x.sizes).movedim(1, x.unit)
