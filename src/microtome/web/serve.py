@@ -39,6 +39,10 @@ def listen(host: str, port: int, token: str) -> socket.socket:
     if not is_loopback(host) and not token:
         fix = "add --token TOKEN (or MICROTOME_TOKEN), or leave --host out"
         raise UsageError("MT172", "others can reach this address, so it needs a token", where=host, fix=fix)
+    if not 0 <= port < 1 << 16:
+        raise UsageError(
+            "MT173", f"there is no port {port}", where="--port", fix="0 to 65535; 0 takes a free one"
+        )
     try:
         family, _, _, _, where = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         made = socket.socket(family, socket.SOCK_STREAM)

@@ -76,7 +76,8 @@ def records(exam: Examination, read: Mapping[str, Arrays]) -> Records:
         found = Records(ids, kept, source=f.instrument)
         top = kept.get("probabilities")
         if top is not None and top.ndim == 2 and top.shape[1]:
-            found.sorts["confidence"] = top[:, 0].astype(np.float64)
+            first = top[:, 0].astype(np.float64)
+            found.sorts["confidence"] = np.where(np.isfinite(first), first, np.nan)
     elif spoken:
         found = Records(np.unique(np.concatenate([a["rows"] for _, a in spoken])))
     else:
@@ -90,7 +91,8 @@ def records(exam: Examination, read: Mapping[str, Arrays]) -> Records:
             column = np.full(len(found.rows), np.nan)
             places = np.searchsorted(found.rows, a["rows"]).clip(0, len(found.rows) - 1)
             there = found.rows[places] == a["rows"]
-            column[places[there]] = _known(name, values)[there]
+            known = _known(name, values).astype(np.float64)
+            column[places[there]] = np.where(np.isfinite(known), known, np.nan)[there]
             found.sorts[label.replace("_", " ")] = column
     _mends(found, told)
     return found
@@ -104,7 +106,7 @@ def _mends(found: Records, told: Sequence[tuple[Finding, Arrays]]) -> None:
             column = np.full(len(found.rows), np.nan)
             for row, value in zip(few.tolist(), values.tolist(), strict=True):
                 at = found.place(row)
-                if at is not None:
+                if at is not None and np.isfinite(value):
                     column[at] = value
             found.sorts["change that mends"] = column
 
@@ -112,6 +114,10 @@ def _mends(found: Records, told: Sequence[tuple[Finding, Arrays]]) -> None:
 def _known(name: str, values: np.ndarray) -> np.ndarray:
     """NaN where an array says by a negative number that there is none: a strength that broke nothing."""
     return np.where(values < 0, np.nan, values) if name == "breaking_strength" else values
+
+
+def _text(value: float) -> str:
+    return format_number(value) if np.isfinite(value) else "–"
 
 
 def _ids(a: Arrays) -> np.ndarray | None:
@@ -152,7 +158,7 @@ def cells(found: Records, places: Sequence[int], sort: str) -> list[dict[str, An
             label, answer = int(found.arrays["labels"][at]), int(found.arrays["answers"][at])
             cell |= {"label": label, "answer": answer, "wrong": bool(wrong[at])}
         if column is not None:
-            cell["value"] = "–" if np.isnan(column[at]) else format_number(float(column[at]))
+            cell["value"] = _text(float(column[at]))
         image = picture(found, at)
         if image:
             cell["image"] = image
@@ -184,9 +190,7 @@ def tokens(found: Records, at: int) -> list[str]:
         words = [str(t) for t in ids[at].tolist() if t >= 0]
         return words[:MOST_TOKENS]
     values = found.arrays.get("inputs")
-    return (
-        [format_number(float(v)) for v in values[at][:64]] if values is not None and values.ndim == 2 else []
-    )
+    return [_text(float(v)) for v in values[at][:64]] if values is not None and values.ndim == 2 else []
 
 
 def _url(pixels: np.ndarray) -> str:
@@ -367,4 +371,4 @@ def _near(found: Records, row: int, distance: float | None) -> dict[str, Any] | 
     at = found.place(row)
     if row < 0 or at is None:
         return None
-    return cells(found, [at], "")[0] | {"distance": "" if distance is None else format_number(distance)}
+    return cells(found, [at], "")[0] | {"distance": "" if distance is None else _text(distance)}

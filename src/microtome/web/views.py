@@ -379,7 +379,7 @@ def _top(found: single.Records, place: int | None) -> list[tuple[int, float]]:
     classes, shares = found.arrays.get("classes"), found.arrays.get("probabilities")
     if place is None or classes is None or shares is None or classes.shape != shares.shape:
         return []
-    return [(int(c), float(p)) for c, p in zip(classes[place], shares[place], strict=True)]
+    return [(int(c), float(p)) for c, p in zip(classes[place], shares[place], strict=True) if 0 <= p <= 1]
 
 
 def _mapped(exam: Any, read: dict[str, Any]) -> list[int]:
@@ -387,7 +387,7 @@ def _mapped(exam: Any, read: dict[str, Any]) -> list[int]:
     ids: set[int] = set()
     for a in read.values():
         for key, values in (("rows", "maps"), ("explained", "for the answer")):
-            if key in a and values in a:
+            if key in a and values in a and a[key].ndim == 1:
                 ids |= set(a[key].tolist())
     return sorted(ids)[:200]
 

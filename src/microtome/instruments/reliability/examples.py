@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from microtome.errors import Refusal
+from microtome.figures import rows as records
 from microtome.figures import scatter
 from microtome.finding import Finding, Quantity, Table
 from microtome.folds import Collect, Reservoir, Rows, TopK
@@ -117,12 +118,10 @@ class Examples(Instrument):
         series = [ids, y, answer, top.values[:, 0], arrays["loss"], arrays["margin"], foreign]
         listed = list(zip(*(s[order[:20]].tolist() for s in series), strict=True))
         said = f"{errors} of {sampled} are answered wrongly; {mean:.3f} of an example's {near.shape[1]} neighbours"
-        points = [
-            {"confidence": c, "loss": v, "answer": "wrong" if w else "right"}
-            for c, v, w in zip(
-                top.values[:, 0].tolist(), arrays["loss"].tolist(), wrong.tolist(), strict=True
-            )
-        ]
+        said_right = ["wrong" if w else "right" for w in wrong.tolist()]
+        points = records(
+            confidence=top.values[:, 0].tolist(), loss=arrays["loss"].tolist(), answer=said_right
+        )
         return Finding(
             headline="foreign neighbours",
             summary=f"{said} in '{layer.name}' have another label.",

@@ -1,0 +1,770 @@
+"""The lab: every page, from a store of any kind, and nobody gets in or out who should not."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+from web_lab import COUNT, answered, examination, findings, trained
+
+from microtome.errors import StoreError, UsageError
+from microtome.finding import Figure, Finding, Quantity, Table
+from microtome.progress import Progress, Silent, Written, read_progress
+from microtome.store import Filter, Store, open_store
+from microtome.store.arrays import array_path
+from microtome.web import address, application, listen, single
+from microtome.web.layers import layers, wasteful
+
+HOME = "http://127.0.0.1:7345"
+EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"quoted\" '{{ 7919 * 7927 }}'"
+OWN = {"origin": HOME, "sec-fetch-site": "same-origin"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path) as opened:
+        opened.save(examination())
+        second = examination("e2", "2026-11-22T10:00:00Z", findings=findings(1, accuracy=0.6))
+        second.subject["name"] = "a pruned network"
+        opened.save(second)
+        yield opened
+
+
+def lab(store: Store, **options: Any) -> TestClient:
+    return TestClient(application(store, **options), base_url=HOME, raise_server_exceptions=True)
+
+
+class Page(HTMLParser):
+    """A page as a browser reads it: what runs, what it loads, where it leads, what it says."""
+
+    VOID = frozenset(("meta", "img", "br", "link", "input", "hr"))
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.scripts: list[str] = []
+        self.links: list[str] = []
+        self.images: list[str] = []
+        self.handlers: list[str] = []
+        self.unnamed: list[str] = []
+        self.words = ""
+        self.ids: list[str] = []
+        self._quiet = ""
+        self.stack: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.handlers += [f"{tag} {name}" for name in given if name.startswith("on") or name == "style"]
+        self.ids += [given["id"]] if "id" in given else []
+        if tag == "script":
+            self.scripts.append(given.get("src", given.get("type", "inline")))
+        if tag in ("a", "form", "link"):
+            self.links += [v for k, v in given.items() if k in ("href", "action")]
+        if tag == "img":
+            self.images.append(given["src"])
+            self.unnamed += [] if given.get("alt") else ["img"]
+        if tag == "svg" and given.get("role") == "img" and "aria-label" not in given:
+            self.unnamed.append("svg" if "wiring" not in given.get("class", "") else "")
+        self._quiet = tag if tag in ("script", "style") else self._quiet
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        self._quiet = "" if tag == self._quiet else self._quiet
+        assert self.stack and self.stack.pop() == tag, f"</{tag}> does not close what is open"
+
+    def handle_data(self, data: str) -> None:
+        if not self._quiet:
+            self.words += data
+
+
+PAGES = (
+    "/", "/?words=pruned", "/?page=2", "/?grade=alarm", "/running", "/e/e1", "/e/e1/f/reliability/calibration",
+    "/e/e1/f/architect/wiring", "/e/e1/layers", "/e/e1/layers?layer=relu%232", "/e/e1/layers?layer=fc&bare=1",
+    "/e/e1/examples", "/e/e1/examples?sort=margin&down=0&wrong=1&label=1&bare=1", "/e/e1/examples/17",
+    "/e/e1/examples/worst", "/e/e1/examples/40", "/compare", "/compare?of=e1", "/compare?of=e1&of=e2",
+    "/compare?of=e1,e2&of=e1", "/atlas", "/atlas/deep-grokking", "/e/e1/f/reliability/examples?bare=1",
+)  # fmt: skip
+
+
+def papers() -> list[Any]:
+    from microtome.atlas import Entry
+    from microtome.papers import states
+
+    return [Entry(standing=one) for one in states({}, {})]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page(store: Store, path: str) -> None:
+    client = lab(store, atlas=papers)
+    for _ in range(40):
+        answer = client.get(path)
+        if "is being read" not in answer.text:
+            break
+        time.sleep(0.1)
+    assert answer.status_code == 200, answer.text[:400]
+    page = Page(answer.text)
+    assert page.stack == [] and page.handlers == [] and not any(page.unnamed)
+    assert len(page.ids) == len(set(page.ids))
+    assert all(s.startswith("/static/") or s == "application/json" for s in page.scripts)
+    assert all(i.startswith("data:image/png;base64,") for i in page.images)
+    assert not any("//" in link for link in page.links), page.links
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_every_link_leads_somewhere(store: Store) -> None:
+    store.save(trained())
+    client, seen, waiting = lab(store), set(), ["/", "/compare?of=t1"]
+    while waiting and len(seen) < 400:
+        path = waiting.pop()
+        answer = client.get(path)
+        assert answer.status_code in (200, 303), (path, answer.status_code)
+        if "text/html" not in answer.headers["content-type"] or "attachment" in str(answer.headers):
+            continue
+        for link in Page(answer.text).links:
+            target = re.sub("#.*", "", link)
+            target = target if target.startswith("/") else path.split("?")[0] + target if target else ""
+            # One of each kind is enough: examples and sort orders differ by a number alone.
+            kind = re.sub(r"examples/\d+.*", "examples/N", re.sub(r"v=\w+", "v", target))
+            if target and kind not in seen and not target.endswith("/tags"):
+                seen.add(kind)
+                waiting.append(target)
+    assert {"/atlas", "/compare", "/e/e1/layers", "/e/e2/examples", "/e/t1/report.html"} <= seen
+    assert "/e/e1/examples/N" in seen
+
+
+def test_the_five_questions_are_answered(store: Store) -> None:
+    words = Page(lab(store).get("/e/e1").text).words
+    assert "2 for 1 (9×)" in words  # which class is confused with which
+    assert "Confidences are off by 0.31." in words  # whether the probabilities can be trusted
+    assert "fc: 90% of its 800 weights can go alone, 72% of all weights" in words  # which layer is wasteful
+    assert "17 (2 taken for 0)" in words
+    why = Page(lab(store).get("/e/e1/examples/17").text).words
+    assert "Why is example 17 wrong?" in why and "labelled 2, answered 0" in " ".join(why.split())
+    assert "0.73" in why and "gain over random" in why  # the judge of its map
+    changed = " ".join(Page(lab(store).get("/compare?of=e1&of=e2").text).words.split())
+    assert "Larger than noise" in changed and "exact McNemar" in changed and "worse" in changed
+
+
+def test_findings_open_in_place_and_by_address(store: Store) -> None:
+    client = lab(store)
+    page = client.get("/e/e1").text
+    assert 'id="f-reliability--calibration"' in page
+    assert 'data-load="/e/e1/f/reliability/calibration?bare=1"' in page
+    part = client.get("/e/e1/f/reliability/calibration?bare=1").text
+    assert "<html" not in part and "a stated source" in part and "15 bins." in part
+    spec = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', part)[0])
+    assert spec["data"]["values"][0] == {"c": 0.1, "a": 0.2}
+
+
+def test_the_report_is_the_same_as_ever(store: Store) -> None:
+    answer = lab(store).get("/e/e1/report.html")
+    assert 'filename="e1.html"' in answer.headers["content-disposition"]
+    assert "<style>" in answer.text and "vega" in answer.text
+
+
+# --- lists --------------------------------------------------------------------------------------------
+
+
+def test_pages_filters_and_search(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        for i in range(120):
+            exam = examination(f"x{i:03d}", f"2026-01-01T00:{i // 60:02d}:{i % 60:02d}Z", findings={})
+            exam.subject["name"] = "even % _net" if i % 2 == 0 else "odd net"
+            if i == 5:
+                exam.findings = findings()
+            store.save(exam)
+        store.tag("x007", "chosen")
+        lines, total = store.page(Filter(), 50, 50)
+        assert (total, lines[0].id, lines[-1].id) == (120, "x069", "x020")
+        assert [line.id for line in store.page(Filter(grade="alarm"))[0]] == ["x005"]
+        assert store.page(Filter(words="EVEN"))[1] == 60
+        assert store.page(Filter(words="% _"))[1] == 60  # no wildcards of SQL
+        assert store.page(Filter(words="n%t"))[1] == 0
+        assert [line.id for line in store.page(Filter(tag="chosen"))[0]] == ["x007"]
+        assert [line.id for line in store.page(Filter(words="chos odd"))[0]] == ["x007"]
+        assert store.subjects() == [("odd net", 60), ("even % _net", 60)]
+        one = store.lines(["x005"])[0]
+        assert (one.alarms, one.watches, one.goods, one.failed, one.findings) == (1, 1, 1, 1, 11)
+        client = lab(store)
+        first, last = client.get("/"), client.get("/?page=3")
+        assert "page 1 of 3" in first.text and first.text.count("data-item") == 50
+        assert last.text.count("data-item") == 20 and "Older" not in last.text
+        assert "No examination fits" in client.get("/?words=nothing").text
+        for odd in ("/?page=-1", "/?page=x", "/?page=99999999999999999999", "/?status=%00&grade=x"):
+            assert client.get(odd).status_code == 200
+
+
+def test_an_empty_store_says_how_to_begin(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        client = lab(store)
+        assert "microtome examine" in client.get("/").text
+        assert "There is no other examination" in client.get("/compare").text
+        assert client.get("/e/latest").status_code == 404
+        store.save(examination(findings={}))
+        assert "Nothing was measured" in client.get("/e/e1").text
+        assert "No finding speaks of layers" in client.get("/e/e1/layers").text
+        assert "No finding speaks of single examples" in client.get("/e/e1/examples").text
+        assert client.get("/e/e1/examples/worst").status_code == 404
+        assert client.get("/e/latest").url.path == "/e/e1"
+
+
+def test_tags(store: Store) -> None:
+    client = lab(store)
+    done = client.post("/e/e1/tags", data={"add": " base line "}, headers=OWN, follow_redirects=False)
+    assert (done.status_code, done.headers["location"]) == (303, "/e/e1")
+    assert "base line" in client.get("/e/e1").text and "base line (1)" in client.get("/").text
+    client.post("/e/e1/tags", data={"remove": "base line"}, headers=OWN)
+    assert store.all_tags() == []
+    for wrong in ("<b>", "x" * 65, "'; DROP TABLE tags; --"):
+        assert client.post("/e/e1/tags", data={"add": wrong}, headers=OWN).status_code == 400
+    assert client.post("/e/none/tags", data={"add": "a"}, headers=OWN).status_code == 404
+    for i in range(32):
+        store.tag("e1", f"t{i}")
+    with pytest.raises(StoreError, match="has 32 tags"):
+        store.tag("e1", "one more")
+    store.delete("e1")
+    assert store.all_tags() == []
+
+
+def test_a_store_of_an_earlier_version_gets_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from microtome.store import database
+
+    with open_store(tmp_path) as store:
+        store.save(examination())
+    with sqlite3.connect(tmp_path / "microtome.db") as raw:
+        raw.executescript("DROP TABLE tags; DROP INDEX findings_states;")
+    raw.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(database.os, "access", lambda path, mode: False)
+        with open_store(tmp_path) as store:  # can only be read: no tags, and no fault
+            assert store.all_tags() == [] and store.page(Filter(tag="x"))[1] == 0
+            assert lab(store).get("/").status_code == 200
+            assert lab(store).post("/e/e1/tags", data={"add": "a"}, headers=OWN).status_code == 403
+    with open_store(tmp_path) as store:
+        store.tag("e1", "a")
+        assert store.lines(["e1"])[0].tags == ("a",)
+
+
+# --- a run at work ------------------------------------------------------------------------------------
+
+
+def test_a_running_examination_is_followed(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.begin(examination("r1", findings={}))
+        watcher = Written(Silent(), store.run_folder("r1"), instruments=4)
+        watcher.round_started(1, 100, ("a/b", "c/d", "e/f", "g/h"))
+        client = lab(store)
+        assert client.get("/e/r1/state").json()["text"].startswith("0 of 4 instruments have answered")
+        watcher.progress.at = 0.0
+        watcher.advanced(50)
+        assert client.get("/e/r1/state").json()["share"] == 0.5
+        found = Finding(instrument="a/b", headline="x", quantities={"x": Quantity(value=1)})
+        store.save_finding("r1", found)
+        watcher.found(found)
+        state = client.get("/e/r1/state").json()
+        assert (
+            state["mark"] == "running-1" and "1 of 4" in state["text"] and "50% of its rows" in state["text"]
+        )
+        assert "a network" in client.get("/running?bare=1").text
+        assert "1 of 4" in client.get("/e/r1").text
+        progress = read_progress(store.run_folder("r1"))
+        assert progress is not None and progress.found == 1
+        progress.at = time.time() - 1000
+        import msgspec
+
+        (store.run_folder("r1") / "progress.json").write_bytes(msgspec.json.encode(progress))
+        assert "may have been killed" in client.get("/running?bare=1").text
+        assert "microtome examine --resume r1" in client.get("/").text
+        (store.run_folder("r1") / "progress.json").write_text("{half")
+        assert client.get("/").status_code == 200
+        store.finish("r1", "complete")
+        assert client.get("/running?bare=1").text.strip() == ""
+
+
+def test_examine_writes_down_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    import microtome
+
+    seen: list[Progress] = []
+
+    def note(self: Written) -> None:
+        real(self)
+        found = read_progress(self.folder)
+        if found:
+            seen.append(found)
+
+    real = Written._write
+    monkeypatch.setattr(Written, "_write", note)
+    model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(4, 2))
+    data = [(torch.randn(20, 4), torch.arange(20) % 2)]
+    microtome.examine(model, data, only=("accuracy", "cost"), store=str(tmp_path), calibration="none")
+    assert seen[0].instruments == 2 and seen[-1].found == 2 and max(p.round for p in seen) >= 1
+
+
+WRITER = """
+import sys
+import numpy as np
+from microtome.finding import Examination, Finding, Quantity
+from microtome.store import open_store
+folder, me = sys.argv[1:]
+with open_store(folder) as store:
+    own = Examination(id=f"own{me}", created=me, subject={"name": me}, findings={})
+    store.begin(own)
+    for i in range(25):
+        made = Finding(instrument=f"w{me}/i{i}", headline="x", quantities={"x": Quantity(value=i)},
+                       arrays={"a": np.full(50, float(me))})
+        store.save_finding("shared", made)
+        store.save_finding(own.id, made)
+        if i % 5 == 0:
+            store.tag("shared", f"{me} {i}")
+    store.finish(own.id, "complete")
+"""
+
+
+def test_two_writers_and_a_reader_lose_nothing(tmp_path: Path) -> None:
+    import microtome
+
+    source = str(Path(next(iter(microtome.__path__))).parent)
+    with open_store(tmp_path) as store:
+        store.begin(examination("shared", findings={}))
+        workers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(tmp_path), str(me)],
+                env={"PYTHONPATH": source},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for me in (0, 1)
+        ]
+        client, counts, asked = lab(store), [0], 0
+        while any(worker.poll() is None for worker in workers):
+            for path in ("/", "/e/shared", "/running?bare=1"):
+                assert client.get(path).status_code == 200
+            counts.append(client.get("/e/shared/state").json()["found"])
+            asked += 1
+        complaints = [worker.communicate(timeout=60)[1] for worker in workers]
+        assert all(worker.returncode == 0 for worker in workers), complaints
+        assert counts == sorted(counts) and asked > 3
+        assert client.get("/e/shared/state").json()["found"] == 50
+        reading = store.read("shared")
+        assert len(reading.exam) == 50 and not reading.damaged
+        assert len(store.lines(["shared"])[0].tags) == 10
+        for name, each in store.load("shared").findings.items():
+            assert (each.arrays["a"] == float(name[1])).all()
+
+
+# --- who may ask --------------------------------------------------------------------------------------
+
+
+def test_another_name_is_refused(store: Store) -> None:
+    client = lab(store)
+    for host in ("evil.example", "evil.example:7345", "127.0.0.1.evil.example", "", "[::1", "a@127.0.0.1.x"):
+        assert client.get("/", headers={"host": host}).status_code == 421, host
+    for host in ("localhost:1", "127.0.0.1", "[::1]:7345", "LOCALHOST"):
+        assert client.get("/", headers={"host": host}).status_code == 200, host
+    assert (
+        lab(store, hosts=("lab.example",), token="t" * 20)
+        .get("/", headers={"host": "lab.example"})
+        .status_code
+        == 401
+    )
+
+
+def test_another_site_can_neither_read_nor_write(store: Store) -> None:
+    client = lab(store)
+    for site in ("cross-site", "same-site"):
+        for mode, dest in (
+            ("no-cors", "image"),
+            ("no-cors", "script"),
+            ("cors", "empty"),
+            ("navigate", "iframe"),
+        ):
+            headers = {"sec-fetch-site": site, "sec-fetch-mode": mode, "sec-fetch-dest": dest}
+            assert client.get("/e/e1", headers=headers).status_code == 403
+    followed = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert client.get("/e/e1", headers=followed).status_code == 200
+    wrong = (
+        {}, {"origin": "null"}, {"origin": "http://evil.example"}, {"origin": "http://127.0.0.1:9999"},
+        OWN | {"sec-fetch-site": "cross-site"}, {"origin": f"{HOME}.evil.example"},
+    )  # fmt: skip
+    for headers in wrong:
+        assert client.post("/e/e1/tags", data={"add": "bad"}, headers=headers).status_code == 403
+    assert client.post("/e/e1/tags", content=b"add=" + b"x" * 5000, headers=OWN).status_code == 413
+    assert client.post("/e/e1/tags", content=iter([b"add=bad"]), headers=OWN).status_code == 413  # chunked
+    for verb in ("PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"):
+        assert client.request(verb, "/e/e1").status_code == 405
+    assert store.all_tags() == []
+    assert "access-control-allow-origin" not in client.get("/").headers
+
+
+def test_the_token(store: Store) -> None:
+    token = "a-token-of-good-length"
+    client = lab(store, token=token)
+    for path in ("/", "/static/lab.css", "/e/e1", "/nothing", "/?token=wrong", "/?token="):
+        answer = client.get(path)
+        assert answer.status_code == 401 and token not in answer.text
+    welcome = client.get(f"/e/e1?token={token}&layer=a", follow_redirects=False)
+    assert (welcome.status_code, welcome.headers["location"]) == (303, "/e/e1?layer=a")
+    cookie = welcome.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie
+    assert client.get("/e/e1").status_code == 200  # with the cookie
+    fresh = lab(store, token=token)
+    assert fresh.get("/", headers={"authorization": f"Bearer {token}"}).status_code == 200
+    assert fresh.get("/", headers={"cookie": 'microtome_token=x; a="b'}).status_code == 401
+    assert fresh.post("/e/e1/tags", data={"add": "a"}, headers=OWN).status_code == 401
+    away = fresh.get(f"//evil.example/?token={token}", follow_redirects=False)
+    assert away.status_code == 303 and not away.headers["location"].startswith(("//", "http://evil", "/\\"))
+
+
+def test_any_name_only_with_a_token(store: Store) -> None:
+    anyone = lab(store, hosts=("*",), token="a-token-of-good-length")
+    assert anyone.get("/", headers={"host": "lab.example"}).status_code == 401
+    assert lab(store, hosts=("*",)).get("/", headers={"host": "lab.example"}).status_code == 421
+
+
+def test_listening(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="MT172 others can reach"):
+        listen("0.0.0.0", 0, "")
+    with pytest.raises(UsageError, match="MT172 a token has at least 16"):
+        listen("127.0.0.1", 0, "short")
+    with listen("127.0.0.1", 0, "") as first:
+        port = first.getsockname()[1]
+        assert address(first, "127.0.0.1") == f"http://127.0.0.1:{port}/"
+        assert address(first, "0.0.0.0", "t" * 16) == f"http://127.0.0.1:{port}/?token={'t' * 16}"
+        with pytest.raises(UsageError, match=r"MT173 .*in use.*--port 0"):
+            listen("127.0.0.1", port, "")
+    with pytest.raises(UsageError, match="MT173"):
+        listen("127.0.0.1", 99999, "")
+    with pytest.raises(UsageError, match="MT172"):
+        listen("example.com", 0, "")
+
+
+def test_no_address_leads_out(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("the secret")
+    client = lab(store)
+    outs = (
+        "/static/../secret.txt", "/static/..%2fsecret.txt", "/static/%2e%2e/%2e%2e/secret.txt", "/static//etc/passwd",
+        "/static/..\\secret.txt", "/e/..%2f..%2fsecret.txt", "/e/../secret.txt", "/e/e1/f/../../../secret.txt",
+        "/e/e1/f/..%2f..%2f..%2fsecret", "/e/e1/f//etc/passwd", "/e/e1/f/%00", "/e/%00/layers", "/atlas/..%2f..%2fx",
+        "/e/e1/examples/..%2f17", "/e/e1/examples/-1", "/e/e1/examples/99999999999999999999", "/e/e1/examples/1e3",
+        "/secret.txt", "/static/lab.css/../../secret.txt", "/e/e1/f/reliability", "/static/",
+    )  # fmt: skip
+    for path in outs:
+        answer = client.get(path)
+        assert answer.status_code in (400, 404) or "secret" not in answer.url.path, (path, answer.status_code)
+        assert "the secret" not in answer.text and "root:" not in answer.text
+        assert "content-security-policy" in answer.headers
+
+
+# --- what a store may hold ----------------------------------------------------------------------------
+
+
+def test_nothing_that_is_stored_can_run(tmp_path: Path) -> None:
+    arrays = answered(0)
+    evil = Finding(
+        instrument=f"evil/{EVIL}", headline=EVIL, question=EVIL, summary=EVIL, how_to_read=EVIL,
+        quantities={EVIL: Quantity(value=1, unit=EVIL, how=EVIL)},
+        tables={
+            EVIL: Table(columns=("layer", "units", EVIL), rows=((EVIL, 3, EVIL), ("fc", 3, 2)), caption=EVIL),
+            "mistakes": Table(columns=("true", "predicted", "count"), rows=((EVIL, EVIL, 2),)),
+            "worst": Table(columns=("example", "label", "answer"), rows=((EVIL, EVIL, 1),)),
+            "weights": Table(columns=("weights", "count", "prunable"), rows=((f"{EVIL}.weight", 3, 0.5),)),
+        },
+        figures={
+            EVIL: Figure(title=EVIL, caption=EVIL, spec={"data": {"values": [{EVIL: EVIL}]}, "mark": "bar"}),
+            "drawing": Figure(title=EVIL, spec={"drawing": {"size": [9, 9], "alternative": EVIL, "shapes": [
+                {"box": [1, 1, 2, 2, 0], "is": "linear", "tip": f"{EVIL}; x", "of": EVIL}]}}),
+            "pictures": Figure(title=EVIL, spec={"data": {"values": [
+                {"row": EVIL, "column": EVIL, "image": "data:image/png;base64,\"><script>alert(1)</script>"}]}}),
+        },
+        arrays={**arrays, f"x/{EVIL}": np.ones(4)}, caveats=(EVIL,), options={EVIL: EVIL}, grade="alarm",
+        papers=(EVIL,),
+    )  # fmt: skip
+    exam = examination(findings={evil.instrument: evil}, command=EVIL, plan={EVIL: [EVIL, {EVIL: EVIL}]})
+    exam.subject |= {"name": EVIL, EVIL: EVIL, "inferred": [EVIL]}
+    exam.calibration = {evil.instrument: [{"specimen": EVIL, EVIL: EVIL, "passed": False}]}
+    from urllib.parse import quote
+
+    with open_store(tmp_path) as store:
+        store.save(exam)
+        store.save(examination("e2"))
+        client = lab(store)
+        name = quote(evil.instrument, safe="/")
+        paths = (
+            "/", f"/?words={quote(EVIL)}&subject={quote(EVIL)}&tag={quote(EVIL)}", "/e/e1", f"/e/e1/f/{name}",
+            f"/e/e1/f/{name}?bare=1", "/e/e1/layers", f"/e/e1/layers?layer={quote(EVIL)}", "/e/e1/examples",
+            f"/e/e1/examples?sort={quote(EVIL)}&label={quote(EVIL)}", "/e/e1/examples/17", "/compare?of=e1&of=e2",
+            f"/compare?of={quote(EVIL)}", "/compare?of=e1", f"/e/{quote(EVIL, safe='')}", f"/e/e1/f/{quote(EVIL)}",
+            f"/e/e1/examples/{quote(EVIL, safe='')}", f"/atlas/{quote(EVIL, safe='')}",
+        )  # fmt: skip
+        for path in paths:
+            answer = client.get(path)
+            assert answer.status_code in (200, 404), (path, answer.status_code)
+            page = Page(answer.text)
+            assert page.handlers == [] and page.stack == [], path
+            assert all(s.startswith("/static/") or s == "application/json" for s in page.scripts), path
+            assert "x" not in page.images and "62773913" not in page.words, path
+
+
+def test_damage_is_said_and_the_rest_is_shown(store: Store, tmp_path: Path) -> None:
+    client = lab(store)
+    array_path(store.location.arrays, "e1", "reliability/accuracy").write_bytes(b"\xff" * 100)
+    array_path(store.location.arrays, "e1", "explain/gradient").unlink()
+    with sqlite3.connect(tmp_path / "microtome.db") as raw:
+        raw.execute(
+            "UPDATE findings SET body = '{\"headline\": 3}' WHERE instrument = 'compress/cost' AND exam_id = 'e1'"
+        )
+        huge = '{"instrument":"represent/linear_cka","arrays":{"x":{"dtype":"float64","shape":[1000000000000,9]}}}'
+        raw.execute("UPDATE findings SET body = ? WHERE instrument = 'represent/linear_cka'", (huge,))
+        odd = '{"instrument":"represent/feature_rank","arrays":{"x":{"dtype":"nonsense","shape":[-1]}}}'
+        raw.execute("UPDATE findings SET body = ? WHERE instrument = 'represent/feature_rank'", (odd,))
+        raw.execute("UPDATE examinations SET body = 'not json' WHERE id = 'e2'")
+    raw.close()
+    page = client.get("/e/e1")
+    assert page.status_code == 200 and "compress/cost" in page.text and "is damaged" in page.text
+    assert "Confidences are off by 0.31." in page.text
+    assert client.get("/e/e1/f/compress/cost?bare=1").status_code == 500
+    for name in ("reliability/accuracy", "explain/gradient", "represent/linear_cka"):
+        part = client.get(f"/e/e1/f/{name}?bare=1")
+        assert part.status_code == 200 and "MT136" in part.text, name
+    for path in ("/e/e1/layers", "/e/e1/examples", "/e/e1/examples/17", "/"):
+        assert client.get(path).status_code == 200, path
+    assert client.get("/e/e2").status_code == 500 and "MT132" in client.get("/e/e2").text
+    answer = client.get("/compare?of=e1&of=e2")
+    assert answer.status_code == 500 and "MT132" in answer.text
+
+
+def test_findings_that_contradict_themselves_do_not_stop_a_page(tmp_path: Path) -> None:
+    """Arrays of another length, ids twice, neighbours nobody knows: a stored finding may hold anything."""
+    arrays = answered(0) | {
+        "neighbours": np.full((COUNT, 5), 10**12),
+        "nearest otherwise": np.full(COUNT, -5),
+        "probabilities": np.full((COUNT, 3), np.nan, np.float32),
+        "loss": np.where(np.arange(COUNT) % 2, np.nan, np.inf).astype(np.float32),
+        "thumbnails": np.zeros((COUNT, 0, 6, 1), np.uint8),
+        "explained": np.array([17, 17]),
+        "for the answer": np.full((2, 6, 6), np.nan, np.float32),
+        "change that mends": np.array([np.inf, np.nan], np.float32),
+    }
+    odd = {
+        "a/examples": Finding(instrument="a/examples", headline="none", arrays=arrays),
+        "b/short": Finding(
+            instrument="b/short", arrays={"rows": np.array([17, 17, 400]), "samples": np.ones(2)}
+        ),
+        "c/empty": Finding(
+            instrument="c/empty", arrays={"rows": np.zeros(0, np.int64), "samples": np.zeros(0)}
+        ),
+        "d/square": Finding(
+            instrument="d/square", arrays={"rows": np.ones((2, 2), np.int64), "maps": np.ones((2, 3))}
+        ),
+        "e/text": Finding(
+            instrument="e/text",
+            headline="gone",
+            arrays={
+                "rows": np.array([17]),
+                "maps": np.ones((1, 4), np.float32),
+                "witness": np.ones((1, 1, 3, 3)),
+            },
+        ),
+    }
+    with open_store(tmp_path) as store:
+        store.save(examination(findings=odd))
+        client = lab(store)
+        for path in (
+            "",
+            "/layers",
+            "/examples",
+            "/examples?sort=loss",
+            "/examples/17",
+            "/examples/0",
+            "/examples/worst",
+        ):
+            answer = client.get("/e/e1" + path)
+            assert answer.status_code == 200, (path, answer.text[-300:])
+        assert client.get("/e/e1/examples/cells").json()["total"] == COUNT
+
+
+def test_large_findings_stay_bounded(tmp_path: Path) -> None:
+    rows = tuple((f"layer{i}", i, 0.5) for i in range(50_000))
+    spec = {"mark": "point", "data": {"values": [{"x": i, "y": "z" * 30} for i in range(90_000)]}}
+    large = Finding(
+        instrument="a/large",
+        headline="x",
+        quantities={"x": Quantity(value=1)},
+        tables={"t": Table(columns=("thing", "a", "b"), rows=rows)},
+        figures={"f": Figure(title="Large", spec=spec)},
+    )
+    with open_store(tmp_path) as store:
+        store.save(examination(findings={"a/large": large}))
+        part = lab(store).get("/e/e1/f/a/large?bare=1")
+        assert part.status_code == 200 and len(part.content) < 1_000_000
+        assert "300 of 50000 rows" in part.text and "Too large to draw here (90000 rows)" in part.text
+
+
+# --- layers and examples ------------------------------------------------------------------------------
+
+
+def test_layers_are_brought_together() -> None:
+    exam = examination()
+    found = {layer.name: layer for layer in layers(exam)}
+    assert list(found) == ["stem", "relu", "fc", "relu#2", "head"]
+    assert found["fc"].values == {"parameters": 800, "operations": 300, "prunable": 0.9}
+    assert found["relu#2"].values["CKA to the layer before"] == 0.99
+    assert [s["finding"] for s in found["fc"].sections] == ["compress/cost", "compress/magnitude_pruning"]
+    worst = wasteful(exam)
+    assert [w["layer"] for w in worst] == ["fc", "head", "stem"]
+    assert abs(worst[0]["spared"] - 0.72) < 1e-9
+    assert "relu#2 uses 4.0 of 64 directions" in worst[0]["said"]  # what follows a layer speaks for it
+
+
+def test_a_layer_and_its_box(store: Store) -> None:
+    page = lab(store).get("/e/e1/layers?layer=relu%232").text
+    assert re.findall(r'<rect [^>]*data-layer="([^"]+)"', page) == ["stem", "relu", "relu#2"]
+    part = lab(store).get("/e/e1/layers?layer=relu%232&bare=1").text
+    assert "64 of them" in part and "1 at zero" in part and "CKA" in part
+    assert "No finding speaks of a layer" in lab(store).get("/e/e1/layers?layer=none&bare=1").text
+
+
+def test_the_grid_is_in_order(store: Store) -> None:
+    client, a = lab(store), answered(0)
+    loss = client.get("/e/e1/examples/cells").json()
+    assert (
+        loss["total"] == COUNT and [c["id"] for c in loss["cells"]] == np.argsort(-a["loss"])[:120].tolist()
+    )
+    second = client.get("/e/e1/examples/cells?from=120").json()
+    assert [c["id"] for c in second["cells"]] == np.argsort(-a["loss"])[120:240].tolist()
+    margin = client.get("/e/e1/examples/cells?sort=margin").json()  # small margins first, without being asked
+    assert [c["id"] for c in margin["cells"][:5]] == np.argsort(a["margin"])[:5].tolist()
+    wrong = client.get("/e/e1/examples/cells?wrong=1&label=2").json()
+    expected = np.flatnonzero((a["labels"] != a["answers"]) & (a["labels"] == 2))
+    assert {c["id"] for c in wrong["cells"]} == set(expected.tolist()) and wrong["total"] == len(expected)
+    gain = client.get("/e/e1/examples/cells?sort=gradient: gain").json()
+    assert [c["id"] for c in gain["cells"][:2]] == [17, 40] and gain["cells"][2]["value"] == "–"
+    for odd in ("?from=-5", "?from=x", "?from=99999999", "?sort=%00", "?down=7", "?label=1e9"):
+        assert client.get(f"/e/e1/examples/cells{odd}").status_code == 200
+    assert client.get("/e/none/examples/cells").json()["error"].startswith("MT135")
+
+
+def test_examples_without_their_answers_are_still_listed(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        kept = {k: f for k, f in findings().items() if k != "reliability/examples"}
+        store.save(examination(findings=kept))
+        client = lab(store)
+        page = client.get("/e/e1/examples?sort=gradient: gain").text
+        assert "--only reliability/examples" in page
+        assert "No map was made" not in client.get("/e/e1/examples/17").text
+        assert "There are maps of" in client.get("/e/e1/examples/3").text
+
+
+def test_text_examples_show_their_words() -> None:
+    found = single.Records(np.arange(2), {"inputs": np.array([[0.5, -1.25], [3.0, 4.0]])})
+    assert single.tokens(found, 0) == ["0.5", "-1.25"]
+    words = str(single.parts(np.array([1.0, -1.0, 0.0]), ["<b>", "is", "fine"], "said"))
+    assert (
+        'class="w10">&lt;b&gt;</span>' in words
+        and 'class="w0">is</span>' in words
+        and 'class="w5">fine' in words
+    )
+
+
+# --- comparisons --------------------------------------------------------------------------------------
+
+
+def test_two_side_by_side(store: Store) -> None:
+    page = " ".join(Page(lab(store).get("/compare?of=e1&of=e2").text).words.split())
+    first, second = (
+        findings(seed, acc)["reliability/accuracy"].arrays["samples"] for seed, acc in ((0, 0.9), (1, 0.6))
+    )
+    fell, rose = int((first > second).sum()), int((first < second).sum())
+    assert f"{fell} right in A, wrong in B" in page and f"{rose} wrong in A, right in B" in page
+    assert "Cannot be said" in page
+    same = " ".join(Page(lab(store).get("/compare?of=e1&of=e1").text).words.split())
+    assert "Choose" in same  # one twice is one
+    missing = lab(store).get("/compare?of=e1&of=nobody")
+    assert missing.status_code == 200 and "There is no examination “nobody”" in missing.text
+
+
+def test_many_and_along_training(store: Store) -> None:
+    store.save(examination("e3", findings=findings(2, 0.91)))
+    store.save(trained())
+    client = lab(store)
+    page = client.get("/compare?of=e1&of=e2&of=e3").text
+    row = re.search(
+        r'<tr data-item data-texts="([^"]*)" data-changes="([^"]*)" class="real"><th[^>]*>.*?accuracy', page
+    )
+    assert row is not None
+    assert json.loads(row[2].replace("&#34;", '"')) == ["same", "worse", "same"]
+    course = client.get("/compare?of=t1").text
+    assert '["step 0", "step 100", "step 200", "step 800"]' in course
+    (texts,) = re.findall(r'data-texts="([^"]*)"', course)
+    assert json.loads(html.unescape(texts)) == ["0.1", "0.2", "0.3", "0.9"]
+    assert client.get("/compare?" + "&".join(f"of=x{i}" for i in range(500))).status_code == 200
+
+
+# --- the command --------------------------------------------------------------------------------------
+
+
+def test_the_command_serves_and_ends(tmp_path: Path) -> None:
+    import signal
+    import urllib.request
+
+    with open_store(tmp_path) as store:
+        store.save(examination())
+    command = [
+        sys.executable,
+        "-m",
+        "microtome",
+        "view",
+        "--store",
+        str(tmp_path),
+        "--port",
+        "0",
+        "--no-open",
+    ]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert running.stdout is not None
+        where = running.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", where)
+        for _ in range(100):
+            try:
+                with urllib.request.urlopen(where, timeout=5) as answer:
+                    assert "a network" in answer.read().decode()
+                break
+            except OSError:
+                time.sleep(0.1)
+        else:
+            pytest.fail("the lab did not answer")
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=10) in (0, 130)
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def test_the_lab_loads_no_torch() -> None:
+    code = "import sys; import microtome.web, microtome.cli.view; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
