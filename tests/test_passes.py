@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ from microtome.passes.state import StateFolder
 from microtome.signals import (
     Variation,
     across,
+    derive,
     example_gradient_norms,
     features,
     gradient,
@@ -41,6 +42,9 @@ from microtome.signals import (
     score,
 )
 from microtome.signals.evaluate import Program
+from microtome.signals.expression import ParameterChange
+from microtome.signals.perturb import Noise
+from microtome.signals.program import wait_for_each_other
 from microtome.subject import Subject
 
 
@@ -234,6 +238,53 @@ def test_when_memory_runs_out_slices_are_halved_and_nothing_counts_twice(most):
 
 def vectors_counting() -> Subject:
     return counting()[0]
+
+
+@dataclass(frozen=True)
+class Scaled(ParameterChange):
+    """All parameters times a number; writes down each time that it is done."""
+
+    by: float
+    done: tuple[list[float]] = field(default=([],), compare=False)
+
+    def change(self, subject, parameters):
+        self.done[0].append(self.by)
+        return {name: p * self.by for name, p in parameters.items()}
+
+
+@pytest.mark.parametrize("most", [None, 5])
+def test_parameters_are_changed_once_for_several_slices(monkeypatch, most):
+    at = [Scaled(1 + k / 8) for k in range(4)]
+    asked = [
+        Moments(signals=(loss,)),
+        Collect(signals=(rows, outputs, outputs.at(at[1]))),
+        *(Moments(signals=(loss.at(change),)) for change in at),
+        Moments(signals=(loss.under(Noise(0.1)).at(at[2]),)),
+        Covariance(signals=(features("inner.fc1").at(at[3]),)),
+        Sum(signals=(gradient(loss, "parameters").at(at[3]),)),
+    ]
+    expected = read(vectors_counting(), asked)
+    monkeypatch.setattr("microtome.passes.groups.kept_bytes", lambda budget: 0)
+    monkeypatch.setattr("microtome.passes.run.kept_bytes", lambda budget: 1)
+    at[0].done[0].clear()
+    subject, _ = counting(most=most)
+    notes = Notes()
+    found = read(subject, asked, size=8, watcher=notes)
+    assert notes.rows == 48
+    if most is None:  # six slices of 8 rows
+        assert sorted(at[0].done[0]) == [change.by for change in at]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(
+            tuple(a) if isinstance(a, tuple) else a, tuple(b) if isinstance(b, tuple) else b
+        )
+
+
+def test_what_is_large_is_not_held_until_the_network_has_other_parameters():
+    here, there = features("inner.fc1"), features("inner.fc1").at(Scaled(2.0))
+    assert wait_for_each_other([here, there])
+    assert wait_for_each_other([derive(torch.add, here, there)])
+    assert not wait_for_each_other([rows, there])
+    assert not wait_for_each_other([loss, loss.at(Scaled(2.0))])
 
 
 def test_what_was_learned_about_memory_is_kept_for_later_rounds():

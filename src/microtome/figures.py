@@ -490,6 +490,11 @@ def _number(value: Any) -> float | int:
 
 
 def _plain(title: str, field: str, value: Any) -> Any:
+    kind = type(value)
+    if kind is str or kind is int or value is None:
+        return value
+    if kind is float and math.isfinite(value):
+        return float(f"{value:.6g}")
     plain = value.item() if hasattr(value, "item") else value
     if plain is None or isinstance(plain, str | bool | int):
         return plain

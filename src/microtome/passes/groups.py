@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import Tensor
 
 from microtome.errors import Refusal
-from microtome.folds.base import Fold
-from microtome.passes.memory import rows_per_slice
-from microtome.signals.evaluate import Program
+from microtome.folds.base import Fold, Selection
+from microtome.passes.memory import kept_bytes, rows_per_slice
+from microtome.signals.program import Program, wait_for_each_other
 from microtome.subject import Subject
+
+TOGETHER = 8
+"""Slices whose inputs and small values are held at a time while parameters are changed for all of them."""
 
 
 @dataclass
@@ -27,6 +31,8 @@ class Group:
     program: Program
     size: int
     """Rows in a slice."""
+    together: int = 1
+    """Slices to collect, so that parameters are changed once for all of them."""
 
     def label(self, total: int) -> str:
         """Say which rows."""
@@ -39,7 +45,12 @@ def selection_key(subject: Subject, fold: Fold) -> tuple[bytes, Tensor | None]:
     Raises:
         Refusal: when it names rows that do not exist.
     """
-    rows = fold.over.rows(subject.examples)
+    return _selected(fold.over, subject.examples)
+
+
+@lru_cache(maxsize=256)
+def _selected(over: Selection, total: int) -> tuple[bytes, Tensor | None]:
+    rows = over.rows(total)
     if rows is None:
         return b"all", None
     return hashlib.blake2b(rows.numpy().tobytes(), digest_size=16).digest(), rows
@@ -56,8 +67,21 @@ def make_groups(subject: Subject, folds: Iterable[Fold], budget: int) -> list[Gr
         program = Program(signal for fold in members for signal in fold.signals)
         count = subject.examples if rows is None else len(rows)
         size = rows_per_slice(subject, program, budget)
-        groups.append(Group(key, rows, count, tuple(members), program, size))
+        groups.append(
+            Group(
+                key, rows, count, tuple(members), program, size, _together(subject, program, members, budget)
+            )
+        )
     return groups
+
+
+def _together(subject: Subject, program: Program, folds: Sequence[Fold], budget: int) -> int:
+    """Several slices where the changed parameters of all worlds are too many to be kept from slice to slice."""
+    changes = {w.parameters for w in program.worlds if w.parameters}
+    size = sum(p.nbytes for p in subject.parameters.values())
+    if len(changes) * size <= kept_bytes(budget) or any(wait_for_each_other(f.signals) for f in folds):
+        return 1
+    return TOGETHER
 
 
 __all__ = ["Group", "Refusal", "make_groups", "selection_key"]

@@ -28,6 +28,11 @@ def parse_bytes(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
+def kept_bytes(budget: int) -> int:
+    """How much of the budget goes to what is kept between slices: changed parameters, batches, graphs."""
+    return max(budget // 8, 1 << 20)
+
+
 def row_bytes(subject: Subject, program: Program) -> float:
     """Bytes one row is expected to take at the program's hungriest moment."""
     whole = subject.bytes_per_row

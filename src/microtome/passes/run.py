@@ -26,6 +26,7 @@ from microtome.folds.base import Fold, State
 from microtome.instrument import Asking, Instrument
 from microtome.passes.chunks import Chunker, halves
 from microtome.passes.groups import Group, make_groups, selection_key
+from microtome.passes.memory import kept_bytes
 from microtome.passes.plan import describe_group, folds_of
 from microtome.passes.state import SavedRound, StateFolder
 from microtome.progress import Silent, Watcher
@@ -87,7 +88,7 @@ class Run:
         self.findings: dict[str, Finding] = {}
         self.history: list[dict[str, Any]] = []
         self.stopped = False
-        self.evaluator = Evaluator(subject, seed=seed, cache_bytes=max(budget // 8, 1 << 20))
+        self.evaluator = Evaluator(subject, seed=seed, cache_bytes=kept_bytes(budget))
         self._cache: dict[bytes, Batch] = {}
         self._guarded = ExitStack()
         self._others: set[int] = set()
@@ -307,6 +308,7 @@ class Run:
                 rest = cached.take(slice(skip, None)) if skip else cached
                 for piece in split(rest, group.size):
                     self._slice(index, group, groups, work, piece)
+                self._flush(index, group, groups, work)
         if not waiting:
             return
         chunkers = {g.key: Chunker(g.rows, g.size, skip=work.done.get(g.key, 0)) for g in waiting}
@@ -333,6 +335,7 @@ class Run:
         for group in waiting:
             for piece in chunkers[group.key].flush():
                 self._slice(index, group, groups, work, piece)
+            self._flush(index, group, groups, work)
             kept = keepers[group.key].batch()
             if kept is not None:
                 self._cache[group.key] = kept
@@ -349,7 +352,31 @@ class Run:
             self._guarded.enter_context(left_as_found(subject.model))
 
     def _slice(self, index: int, group: Group, groups: list[Group], work: _Work, batch: Batch) -> None:
-        queue = [batch]
+        """Take a slice in; it is worked on at once, or together with the next few."""
+        gathered = work.gathered.setdefault(group.key, [])
+        gathered.append(batch)
+        held = sum(piece.bytes() for piece in gathered) if group.together > 1 else 0
+        if len(gathered) >= group.together or held > self.budget // 16:
+            self._flush(index, group, groups, work)
+
+    def _flush(self, index: int, group: Group, groups: list[Group], work: _Work) -> None:
+        queue = work.gathered.pop(group.key, [])
+        if not queue:
+            return
+        if len(queue) > 1 and all(len(p) <= group.size or not p.divisible for p in queue):
+            self.evaluator.rows_limit = max(group.size, 1)
+            pairs = [(piece, _Collector(group.folds, work)) for piece in queue]
+            try:
+                self.evaluator.run_together(group.program, [(piece, c.deliver) for piece, c in pairs])
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                group.together = 1  # one after another then, and in halves where that does not help
+                del pairs
+            else:
+                queue = []
+                for piece, collector in pairs:
+                    self._commit(group, work, piece, collector)
         while queue:
             piece = queue.pop(0)
             if len(piece) > group.size and piece.divisible:
@@ -367,9 +394,7 @@ class Run:
                     torch.cuda.empty_cache()
                 queue = [*self._halve(group, piece), *queue]
                 continue
-            collector.commit()
-            work.done[group.key] = work.done.get(group.key, 0) + len(piece)
-            self.watcher.advanced(len(piece))
+            self._commit(group, work, piece, collector)
         if self.states is not None and time.monotonic() - work.saved_at >= self.save_every:
             self.states.save(index, work.order, work.saved(complete=False, groups=groups, marks=self._marks))
             work.saved_at = time.monotonic()
@@ -379,6 +404,11 @@ class Run:
                     index, work.order, work.saved(complete=False, groups=groups, marks=self._marks)
                 )
             raise Stopped
+
+    def _commit(self, group: Group, work: _Work, piece: Batch, collector: _Collector) -> None:
+        collector.commit()
+        work.done[group.key] = work.done.get(group.key, 0) + len(piece)
+        self.watcher.advanced(len(piece))
 
     def _halve(self, group: Group, piece: Batch) -> tuple[Batch, ...]:
         size = len(piece)
@@ -445,6 +475,8 @@ class _Work:
         self.failures: dict[Fold, BaseException] = {}
         self.done: dict[bytes, int] = {}
         self.spent: dict[Fold, float] = {}
+        self.gathered: dict[bytes, list[Batch]] = {}
+        """Slices of each group that wait to be worked on together."""
         self.saved_at = time.monotonic()
 
     def saved(self, *, complete: bool, groups: list[Group], marks: list[float]) -> SavedRound:
@@ -520,6 +552,8 @@ class _Collector:
             work.failures[fold] = error
             work.states.pop(fold, None)
         for fold, state in self.lifted.items():
+            if fold in work.failures:  # on a slice that was worked on together with this one
+                continue
             began = time.perf_counter()
             try:
                 work.states[fold] = fold.join(work.states.get(fold), state)

@@ -277,22 +277,28 @@ def watching(
                 if path and not any(outer in native for outer in scope.stack):
                     leaf = path in native or not any(True for _ in module.children())
                     seen.append(Call(name, type(module).__name__, module, output, _mark(output), marks, leaf))
-            if visit is not None and (wanted is None or name in wanted):
+            if visit is None or (wanted is not None and name not in wanted):
+                return None
+            if watcher is None:
                 return visit(name, output)
-            return None
+            # What the visitor computes is none of the network's calls.
+            with torch._C.DisableTorchFunction():
+                return visit(name, output)
 
         return hook
 
     def visit_functional(name: str, output: Any) -> Any:
         return visit(name, output) if visit is not None and (wanted is None or name in wanted) else None
 
+    watcher: _FunctionWatcher | None = None
+    if functional or entered is not None:
+        calls = None if traced is None else iter(traced)
+        watcher = _FunctionWatcher(scope, native, visit_functional, seen, entered, modules, calls)
     with ExitStack() as stack:
         for path, module in hooked.items():
             stack.callback(module.register_forward_pre_hook(before(path)).remove)
             stack.callback(module.register_forward_hook(after(path)).remove)
-        if functional or entered is not None:
-            calls = None if traced is None else iter(traced)
-            watcher = _FunctionWatcher(scope, native, visit_functional, seen, entered, modules, calls)
+        if watcher is not None:
             stack.enter_context(watcher)
         yield scope
 

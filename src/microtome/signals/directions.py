@@ -24,18 +24,17 @@ class Along(ParameterChange):
 
     def change(self, subject: Subject, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Move every parameter that some direction touches."""
-        names: list[str] = []
-        moved: list[Tensor] | None = None
-        for direction, step in zip(self.directions, self.steps, strict=True):
-            if step == 0:
-                continue
-            parts = subject.split_parameters(direction.value)
-            names = list(parts)
-            here = moved or [parameters[name] for name in names]
-            along = [p.to(x.device, x.dtype) for p, x in zip(parts.values(), here, strict=True)]
-            # All tensors in one call: a small network has more parameters than arithmetic.
-            moved = list(torch._foreach_add(here, along, alpha=step))
-        return dict(zip(names, moved, strict=True)) if moved is not None else {}
+        terms = [(d.value, s) for d, s in zip(self.directions, self.steps, strict=True) if s != 0]
+        if not terms:
+            return {}
+        whole, size = terms[0]
+        for value, step in terms[1:]:
+            whole, size = whole.mul(size).add_(value, alpha=step), 1.0
+        parts = subject.split_parameters(whole)
+        here = [parameters[name] for name in parts]
+        along = [p.to(x.device, x.dtype) for p, x in zip(parts.values(), here, strict=True)]
+        # All tensors in one call: a small network has more parameters than arithmetic.
+        return dict(zip(parts, torch._foreach_add(here, along, alpha=size), strict=True))
 
     def __repr__(self) -> str:
         return f"Along({', '.join(f'{step:+.3g}' for step in self.steps)})"

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -47,8 +47,10 @@ class _Slope:
     """A gradient by the parameters with its graph, kept while iterative instruments multiply by its Jacobian."""
 
     tensors: list[Tensor]
-    used: list[tuple[Tensor, Tensor]]
-    """Pairs (part of the gradient, parameter) through which the second derivative flows."""
+    value: Tensor | None
+    """Flat: the parts of the gradient that depend on the parameters; None when there are none."""
+    used: list[bool] | None
+    """Which parameters these parts belong to; None for all."""
     fresh: bool = False
     """Whether the round that goes on has used it."""
 
@@ -81,26 +83,51 @@ class Evaluator:
         Raises:
             SubjectError: when the plain forward fails; failures in other worlds are delivered as Failure.
         """
+        self.run_together(program, [(batch, deliver)])
+
+    def run_together(self, program: Program, slices: Sequence[tuple[Batch, Deliver]]) -> None:
+        """Compute a program's signals on several slices, changing the parameters of each world only once.
+
+        Raises:
+            SubjectError: as :meth:`run` does.
+        """
+        own, changed = program.by_parameters
         try:
-            self._run(program, batch, deliver, None)
+            boards = []
+            for batch, deliver in slices:
+                boards.append(self._board(program, batch, deliver))
+                for world in own:
+                    self._enter(world, program.worlds[world], batch, boards[-1], None)
+                self._answers.clear()
+            for world in changed:
+                for (batch, _), board in zip(slices, boards, strict=True):
+                    self._enter(world, program.worlds[world], batch, board, None)
         finally:
             self._answers.clear()
 
     def _run(self, program: Program, batch: Batch, deliver: Deliver, site: Tensor | None) -> None:
+        board = self._board(program, batch, deliver)
+        for world, plan in program.worlds.items():
+            self._enter(world, plan, batch, board, site)
+
+    def _board(self, program: Program, batch: Batch, deliver: Deliver) -> Board:
         board = Board(program, deliver)
         for signal in program.slice_sources:
             board.put(signal, _of_the_data(signal, batch))
-        for world, plan in program.worlds.items():
-            pending = _Pending(plan, board)
-            try:
-                self._world(world, plan, batch, pending, site)
-            except Exception as error:
-                if is_out_of_memory(error) or (isinstance(error, SubjectError) and world.subject is None):
-                    raise
-                pending.fail(error)
-            if pending.owed:
-                names = sorted({s.text() for s in pending.owed})
-                pending.fail(Refusal(f"{names[0]} is not there in every batch: the network did not call it"))
+        return board
+
+    def _enter(self, world: World, plan: WorldPlan, batch: Batch, board: Board, site: Tensor | None) -> None:
+        """Fulfil one world's plan on one slice; what fails there fails alone."""
+        pending = _Pending(plan, board)
+        try:
+            self._world(world, plan, batch, pending, site)
+        except Exception as error:
+            if is_out_of_memory(error) or (isinstance(error, SubjectError) and world.subject is None):
+                raise
+            pending.fail(error)
+        if pending.owed:
+            names = sorted({s.text() for s in pending.owed})
+            pending.fail(Refusal(f"{names[0]} is not there in every batch: the network did not call it"))
 
     def note(self, kind: str, batch: Batch, vectors: int = 0) -> None:
         """Write one piece of work into the trace."""
@@ -299,28 +326,30 @@ class Evaluator:
             vector_count = sum(s.arguments[1].value.shape[0] for s in wanted)
             self.note("curvature" if held is None else "products", call.batch, vector_count)
             slope = held or self._slope_with_graph(call, of)
-            tensors, used = slope.tensors, slope.used
+            tensors = slope.tensors
             last = wanted[-1]
             for signal in wanted:
                 vectors: Tensor = signal.arguments[1].value
                 products = torch.zeros_like(vectors)
                 for i, vector in enumerate(vectors):
-                    pieces = dict(
-                        zip(map(id, tensors), call.subject.split_parameters(vector).values(), strict=True)
-                    )
-                    final = key is None and signal is last and i == len(vectors) - 1
-                    if not used:  # linear in the parameters
+                    if slope.value is None:  # linear in the parameters
                         continue
+                    if slope.used is not None:
+                        pieces = call.subject.split_parameters(vector).values()
+                        vector = torch.cat(
+                            [p.reshape(-1) for p, used in zip(pieces, slope.used, strict=True) if used]
+                        )
+                    final = key is None and signal is last and i == len(vectors) - 1
                     # As a scalar, for autograd.grad's own grad_outputs would import sympy to compare shapes.
-                    along = torch.stack([(g * pieces[id(t)].to(g.dtype)).sum() for g, t in used]).sum()
+                    along = torch.dot(slope.value, vector.to(slope.value.dtype))
                     second = torch.autograd.grad(along, tensors, retain_graph=not final, allow_unused=True)
+                    rows = call.subject.split_parameters(products[i]).values()
                     # Filled in place: for millions of parameters every copy counts.
-                    for row, found in zip(
-                        call.subject.split_parameters(products[i]).values(), second, strict=True
-                    ):
-                        if found is not None:
-                            row.copy_(found)
-                    del second
+                    pairs = [
+                        (row, found) for row, found in zip(rows, second, strict=True) if found is not None
+                    ]
+                    torch._foreach_copy_([row for row, _ in pairs], [found for _, found in pairs])
+                    del second, pairs
                 board.put(signal, products)
         if key is not None:
             self._slopes[key] = replace(slope, fresh=True)
@@ -340,8 +369,9 @@ class Evaluator:
             raise Refusal("nothing differentiable leads to the output: the network cuts its own graph")
         tensors = list(leaves.values())
         found = torch.autograd.grad(total, tensors, create_graph=True, allow_unused=True)
-        used = [(g, t) for g, t in zip(found, tensors, strict=True) if g is not None and g.requires_grad]
-        return _Slope(tensors, used)
+        used = [g is not None and g.requires_grad for g in found]
+        parts = [g.reshape(-1) for g in found if g is not None and g.requires_grad]
+        return _Slope(tensors, torch.cat(parts) if parts else None, None if all(used) else used)
 
     def _example_gradients(self, call: Call, signal: Signal, board: _Pending) -> None:
         of = signal.arguments[0]
@@ -631,7 +661,7 @@ class Evaluator:
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors.values())
+    return sum(t.nbytes for t in tensors.values())
 
 
 def _of_the_data(signal: Signal, batch: Batch) -> Any:

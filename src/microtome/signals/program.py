@@ -15,6 +15,7 @@ from microtome.signals.capture import (
 from microtome.signals.expression import HERE, SLICE_SOURCES, Signal, World
 
 Deliver = Callable[[Signal, Any], None]
+_OF_NO_WORLD = (*SLICE_SOURCES, "task", "feature_dimension")
 PROFILE_FORWARDS = 9
 """One counted; four watched and four bare ones timed, the first of each for warming up."""
 
@@ -93,6 +94,16 @@ class Program:
         )
 
     @property
+    def by_parameters(self) -> tuple[list[World], list[World]]:
+        """(worlds at the network's own parameters, those at changed ones: equal changes next to each other)."""
+        own = [world for world in self.worlds if not world.parameters]
+        groups: dict[Any, list[World]] = {}
+        for world in self.worlds:
+            if world.parameters:
+                groups.setdefault((id(world.subject), world.parameters), []).append(world)
+        return own, [world for group in groups.values() for world in group]
+
+    @property
     def differentiates(self) -> bool:
         """Whether any world needs a graph."""
         return any(p.gradients or p.examples or p.across or w.inputs for w, p in self.worlds.items())
@@ -138,6 +149,14 @@ class Program:
                 plan.layers.add(signal.arguments[0])
 
 
+def wait_for_each_other(signals: Iterable[Signal]) -> bool:
+    """Whether something as large as an activation would be held until the network has other parameters."""
+    sources = {s for signal in signals for s in signal.walk() if s.kind not in ("derived", *_OF_NO_WORLD)}
+    if all(s.kind == "outputs" for s in sources):
+        return False
+    return len({(id(s.world.subject), s.world.parameters) for s in sources}) > 1
+
+
 def layers_of(signal: Signal) -> set[str]:
     """Layers whose activations a signal is made of."""
     return {s.arguments[0] for s in signal.walk() if s.kind == "activation"}
@@ -168,15 +187,15 @@ class Board:
         self.held[signal] = value
         self.uses[signal] = len(dependents)
         for dependent in dependents:
-            missing = self.missing.get(dependent)
-            missing = len(set(dependent.parents)) if missing is None else missing
+            missing = self.missing.get(dependent) or len(set(dependent.parents))
             self.missing[dependent] = missing - 1
             if missing == 1:
                 self._compute(dependent)
         return signal in self.held
 
     def _compute(self, signal: Signal) -> None:
-        values = [self.held[a] if isinstance(a, Signal) else a for a in signal.arguments]
+        held = self.held
+        values = [held[a] if isinstance(a, Signal) else a for a in signal.arguments]
         result = _apply(signal, values)
         for parent in set(signal.parents):
             self.uses[parent] -= 1
@@ -187,9 +206,9 @@ class Board:
 
 
 def _apply(signal: Signal, values: list[Any]) -> Any:
-    failed = next((v for v in values if isinstance(v, Failure)), None)
-    if failed is not None:
-        return failed
+    for value in values:
+        if isinstance(value, Failure):
+            return value
     assert signal.function is not None
     try:
         return signal.function(*values, **dict(signal.constants))
