@@ -90,7 +90,7 @@ def pseudoinverses(edge_index: Tensor, graph: Tensor, graphs: int) -> tuple[Tens
     # What pads is put on the diagonal, where it is inverted by itself and taken away again.
     padding = torch.diag_embed((padded < 0).double())
     constant = (padded[:, :, None] == padded[:, None, :]) & (padded >= 0)[:, :, None]
-    projection = constant / constant.sum(2, keepdim=True).clamp_min(1)
+    projection = constant.double() / constant.sum(2, keepdim=True).clamp_min(1)
     return torch.linalg.inv(dense + projection + padding) - projection - padding, sizes
 
 

@@ -37,7 +37,7 @@ class DuplicateAudit(Instrument):
     needs = HasGraph & NodeTask & HasTargets & HasClasses
     how_to_read = (
         "The share of test nodes whose neighbourhood and label were seen in training. Above a few per cent "
-        "accuracy says less about generalising: look at the accuracy on nodes without a twin, or take duplicates out by "
+        "accuracy says less about generalising: look at the accuracy on nodes without a twin, or remove copies by "
         "microtome.graphs.homophily.without_twins."
     )
 
