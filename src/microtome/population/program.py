@@ -42,6 +42,7 @@ class Program:
         model: the template; its own parameters are not used, its mode is.
         loss: see :data:`Loss`.
         private: whether inputs and targets have a dimension of members in front, each.
+        penalty: added to the loss: parameters of one network, by name -> a scalar.
         at_once: members a call of the program; more are cut, so that memory stays bounded.
         route: where to start; what fails falls to the next, and :attr:`note` says so in one line.
     """
@@ -52,10 +53,11 @@ class Program:
         loss: Loss,
         private: tuple[bool, bool],
         *,
+        penalty: Callable[[State], Tensor] | None = None,
         at_once: int | None = None,
         route: Route = "traced",
     ) -> None:
-        self.model, self.loss, self.at_once = model, loss, at_once
+        self.model, self.loss, self.penalty, self.at_once = model, loss, penalty, at_once
         self.route: Route = route
         self.note = ""
         self.private = private
@@ -67,7 +69,8 @@ class Program:
     def _loss(self, parameters: State, buffers: State, inputs: Any, targets: Tensor) -> tuple[Tensor, Any]:
         given = inputs if isinstance(inputs, tuple) else (inputs,)
         outputs = functional_call(self.model, (parameters, buffers), given)
-        return self.loss(outputs, targets), outputs
+        loss = self.loss(outputs, targets)
+        return loss if self.penalty is None else loss + self.penalty(parameters), outputs
 
     def __call__(
         self, parameters: State, buffers: State, inputs: Tensor, targets: Tensor

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from microtome.errors import UsageError
+from microtome.population.denormals import flushed
 from microtome.population.optimizers import Number, Optimizer, make
 from microtome.population.population import Population
 from microtome.population.program import Loss, Program, Route, State, cross_entropy
@@ -31,6 +32,7 @@ class Recipe:
             with replacement. Without batches there is no order.
         seed: of the shared order.
         loss: what is minimised (:data:`microtome.population.Loss`), for one network.
+        penalty: added to the loss: parameters of one network, by name -> a scalar (a norm other than weight decay).
         members_at_once: networks computed together (None: all); smaller takes less memory.
         route: which program to try first (see :class:`Program`).
     """
@@ -45,6 +47,7 @@ class Recipe:
     order: Literal["private", "shared", "drawn"] = "private"
     seed: int = 0
     loss: Loss = cross_entropy
+    penalty: Callable[[State], Tensor] | None = None
     members_at_once: int | None = None
     route: Route = "traced"
 
@@ -105,6 +108,7 @@ def orders(seeds: Sequence[int], epoch: int, count: int, *, drawn: bool = False)
     return found
 
 
+@flushed()
 def train(
     population: Population,
     inputs: Tensor,
@@ -142,6 +146,7 @@ def train(
         population.template,
         recipe.loss,
         (private[0] or own, private[1] or own),
+        penalty=recipe.penalty,
         at_once=recipe.members_at_once,
         route=recipe.route,
     )
