@@ -652,10 +652,10 @@ def test_the_grid_is_in_order(store: Store) -> None:
     client, a = lab(store), answered(0)
     loss = client.get("/e/e1/examples/cells").json()
     assert (
-        loss["total"] == COUNT and [c["id"] for c in loss["cells"]] == np.argsort(-a["loss"])[:120].tolist()
+        loss["total"] == COUNT and [c["id"] for c in loss["cells"]] == np.argsort(-a["loss"])[:60].tolist()
     )
-    second = client.get("/e/e1/examples/cells?from=120").json()
-    assert [c["id"] for c in second["cells"]] == np.argsort(-a["loss"])[120:240].tolist()
+    second = client.get("/e/e1/examples/cells?from=60").json()
+    assert [c["id"] for c in second["cells"]] == np.argsort(-a["loss"])[60:120].tolist()
     margin = client.get("/e/e1/examples/cells?sort=margin").json()  # small margins first, without being asked
     assert [c["id"] for c in margin["cells"][:5]] == np.argsort(a["margin"])[:5].tolist()
     wrong = client.get("/e/e1/examples/cells?wrong=1&label=2").json()

@@ -578,8 +578,11 @@ def _distinct(names: list[str], index: int) -> str:
 # --- images ----------------------------------------------------------------------------------------------
 
 
-def png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray, level: int = 9) -> bytes:
     """Encode uint8 pixels, [h, w] grey or [h, w, 3] colour, as a PNG file.
+
+    Args:
+        level: of compression; 1 is several times faster than 9, for what is shown once.
 
     Raises:
         ValueError: if the array has another type or shape.
@@ -596,7 +599,7 @@ def png(pixels: np.ndarray) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(scan.tobytes(), 9)) + chunk(b"IEND", b"")
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(scan.tobytes(), level)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 

@@ -43,7 +43,13 @@ def view(
         where = address(listening, host, secret)
         show(where)
         say("Ctrl-C ends it")
-        serve(app, listening, started=lambda: _open(where) if open and _has_screen() else None)
+
+        def started() -> None:
+            app.state.lab.warm()
+            if open and _has_screen():
+                _open(where)
+
+        serve(app, listening, started)
     return 0
 
 

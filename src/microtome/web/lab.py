@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -35,6 +36,11 @@ class Lab:
     def atlas(self) -> Atlas:
         """The papers."""
         return self._atlas
+
+    def warm(self) -> None:
+        """Load in the background what the first comparison needs: scipy takes a second."""
+        name = "microtome.web.comparing"
+        threading.Thread(target=importlib.import_module, args=(name,), daemon=True).start()
 
     def line(self, exam_id: str) -> Line:
         """The line of an examination in a list.

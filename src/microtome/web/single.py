@@ -194,7 +194,9 @@ def tokens(found: Records, at: int) -> list[str]:
 
 
 def _url(pixels: np.ndarray) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(np.ascontiguousarray(pixels))).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(png(np.ascontiguousarray(pixels), level=1)).decode(
+        "ascii"
+    )
 
 
 def heat(values: np.ndarray) -> tuple[str, float]:

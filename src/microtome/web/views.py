@@ -19,7 +19,7 @@ from microtome.web.lab import Lab
 from microtome.web.render import page, statics
 
 PAGE = 50
-CELLS = 120
+CELLS = 60
 STATUSES = ("complete", "running", "partial", "stopped")
 TAB = {"examination": "Examination", "layers": "Layers", "examples": "Examples"}
 
@@ -65,12 +65,15 @@ def subjects(lab: Lab, request: Request) -> Response:
         total=total,
         at=at,
         pages=max(1, -(-total // PAGE)),
-        subjects=lab.store.subjects(),
-        tags=lab.store.all_tags(),
         statuses=STATUSES,
         filtered=chosen != Filter(),
-        running=_running(lab),
+        **({} if given.get("bare") == "1" else _around(lab)),
     )
+
+
+def _around(lab: Lab) -> dict[str, Any]:
+    """What stands around the list, and does not change while one narrows it."""
+    return {"subjects": lab.store.subjects(), "tags": lab.store.all_tags(), "running": _running(lab)}
 
 
 def running(lab: Lab, request: Request) -> Response:
@@ -305,6 +308,7 @@ def examples(lab: Lab, request: Request) -> Response:
         exam_tab="examples",
         records=found,
         asked=asked,
+        chunk=CELLS,
         cells=single.cells(found, places[first : first + CELLS], asked["sort"]),
         total=len(places),
         at=at,

@@ -1,12 +1,12 @@
 // The grid of examples: as tall as all of them, with cells only where one looks. Chunks come when they are scrolled to.
 (() => {
   "use strict";
-  const CHUNK = 120, AHEAD = 2;
+  const AHEAD = 2; // rows that are there before they are seen
   const start = () => {
     const grid = document.querySelector(".grid[data-cells]");
     if (!grid || grid.dataset.started) return;
     grid.dataset.started = "1";
-    const total = Number(grid.dataset.all);
+    const total = Number(grid.dataset.all), CHUNK = Number(grid.dataset.chunk);
     if (total <= grid.children.length) return;
     document.querySelector(".pages")?.remove();
     const first = grid.firstElementChild;
