@@ -1,0 +1,66 @@
+"""Co-GNN: every node decides in every layer whether it listens and whether it broadcasts (Finkelshtein et al. 2024)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from microtome.data.graphs import geometric
+
+geometric()
+from torch_geometric.nn import MessagePassing  # noqa: E402 - only once it is known to be there
+
+ACTIONS = ("standard", "listen", "broadcast", "isolate")
+
+
+class CooperativeConv(MessagePassing):
+    """A mean-aggregating convolution along the edges whose source broadcasts and whose target listens.
+
+    An action network (its own mean convolution, then a linear map) gives four logits a node; the action is drawn by
+    straight-through Gumbel softmax while training and is the largest logit otherwise. Action "standard" listens and
+    broadcasts. out_v = W_1 x_v + W_2 mean over kept edges of x_u; 0 where none is kept.
+
+    Args:
+        inputs, outputs: widths.
+        hidden: width of the action network.
+        temperature: of the Gumbel softmax.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, hidden: int = 16, temperature: float = 0.5) -> None:
+        super().__init__(aggr="add")
+        self.own, self.other = nn.Linear(inputs, outputs), nn.Linear(inputs, outputs, bias=False)
+        self.see_own, self.see_other = nn.Linear(inputs, hidden), nn.Linear(inputs, hidden, bias=False)
+        self.decide = nn.Linear(hidden, len(ACTIONS))
+        self.temperature = temperature
+
+    def mean(self, x: Tensor, edge_index: Tensor, weight: Tensor) -> Tensor:
+        """[nodes, d] weighted mean over incoming edges; 0 without weight."""
+        total = self.propagate(edge_index, x=x, weight=weight)
+        count = torch.zeros(len(x), dtype=x.dtype).index_add(0, edge_index[1], weight)
+        return total / count.clamp_min(1e-12)[:, None]
+
+    def actions(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """[nodes, 4] one-hot over :data:`ACTIONS`."""
+        every = x.new_ones(edge_index.shape[1])
+        logits = self.decide(F.relu(self.see_own(x) + self.see_other(self.mean(x, edge_index, every))))
+        if self.training:
+            return F.gumbel_softmax(logits, self.temperature, hard=True)
+        return F.one_hot(logits.argmax(1), len(ACTIONS)).to(x.dtype)
+
+    def kept(self, actions: Tensor, edge_index: Tensor) -> Tensor:
+        """[edges] 1 where the source broadcasts and the target listens."""
+        listens, broadcasts = actions[:, 0] + actions[:, 1], actions[:, 0] + actions[:, 2]
+        return broadcasts[edge_index[0]] * listens[edge_index[1]]
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """[nodes, inputs] -> [nodes, outputs]."""
+        kept = self.kept(self.actions(x, edge_index), edge_index)
+        return self.own(x) + self.other(self.mean(x, edge_index, kept))
+
+    def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
+        """The neighbour's row times the edge's weight."""
+        return weight[:, None] * x_j
+
+
+__all__ = ["ACTIONS", "CooperativeConv"]
