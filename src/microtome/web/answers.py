@@ -42,7 +42,17 @@ def answers(exam: Examination) -> list[dict[str, Any]]:
         {"question": "Which layer is wasteful?"} | _waste(exam),
         {"question": "Who can break it?"} | _said(finding_with(exam, "adversarial accuracy")),
     ]
-    return [each for each in found if each.get("said")]
+    shown = [each for each in found if each.get("said")]
+    beside = {"grade": None, "to": f"/compare?of={exam.id}"}
+    if any("trajectory" in f.tables for f in exam):
+        said = "Its checkpoints: every deciding number along training, to scrub through."
+        shown.append({"question": "How did it come to this?", "said": said} | beside)
+    elif shown:
+        said = (
+            "Set it beside another: before and after pruning, two seeds. What is more than noise comes first."
+        )
+        shown.append({"question": "What changed?", "said": said} | beside)
+    return shown
 
 
 def _said(f: Finding | None) -> dict[str, Any]:
