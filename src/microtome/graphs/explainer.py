@@ -45,6 +45,8 @@ class SubgraphGNNExplainer(GNNExplainer):
     ) -> None:
         super().__init__(epochs, lr, **kwargs)
         self.hops, self.batch = hops, batch
+        self.node_mask: Any
+        self.edge_mask: Any
 
     def forward(
         self, model: Any, x: Any, edge_index: Any, *, target: Any, index: Any = None, **kwargs: Any

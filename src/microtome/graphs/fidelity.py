@@ -40,6 +40,23 @@ def robust_fidelity(
     Raises:
         UsageError: MT449 for regression models, an explanation without edges, or shares outside 0..1.
     """
+    plus, minus = fidelity_gaps(
+        explainer, explanation, alpha1=alpha1, alpha2=alpha2, samples=samples, soft=soft, seed=seed
+    )
+    return float(plus.mean()), float(minus.mean())
+
+
+def fidelity_gaps(
+    explainer: Any,
+    explanation: Any,
+    *,
+    alpha1: float = 0.1,
+    alpha2: float = 0.9,
+    samples: int = 20,
+    soft: bool = False,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`robust_fidelity`, of each answer alone: two tensors [t]; for a batch of graphs one number a graph."""
     mask = explanation.get("edge_mask")
     if mask is None or explainer.model_config.mode.value == "regression":
         raise UsageError("MT449", "robust fidelity needs a classifier and an explanation with an edge mask")
@@ -59,8 +76,8 @@ def robust_fidelity(
             kept = torch.rand(len(mask), generator=generator) < share
             drawn = torch.where(part, kept.to(mask.dtype), torch.ones_like(mask))
             gap = reference - _agreement(explainer, explanation, drawn, y, soft, kwargs)
-            gaps.append(float((gap if soft else gap.abs()).mean()))
-        found.append(sum(gaps) / len(gaps))
+            gaps.append(gap if soft else gap.abs())
+        found.append(torch.stack(gaps).mean(0))
     return found[0], found[1]
 
 
@@ -82,4 +99,4 @@ def _agreement(
     return chance.gather(-1, y.reshape(-1, 1))[:, 0]
 
 
-__all__ = ["robust_fidelity"]
+__all__ = ["fidelity_gaps", "robust_fidelity"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,7 +18,11 @@ from microtome.signals.graphs import AddEdges, DropEdges, FlipFeatures, ShuffleF
 from microtome.statistics import normal, wilson
 from microtome.subject import Subject
 
-KINDS = {"edges lost": DropEdges, "false edges": AddEdges, "features flipped": FlipFeatures}
+KINDS: dict[str, Callable[[float, int], BatchChange]] = {
+    "edges lost": DropEdges,
+    "false edges": AddEdges,
+    "features flipped": FlipFeatures,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Studies of papers on graph networks."""
