@@ -25,7 +25,7 @@ def _fit(build: partial, graph: object, seed: int, epochs: int) -> float:
 
 def measure(smoke: bool, seed: int = 0) -> Measured:
     """A homophilous block model with edges added by a fixed pattern, clean or noisy, up to low homophily."""
-    seeds, nodes, epochs = (2, 200, 8) if smoke else (6, 600, 80)
+    seeds, nodes, epochs = (2, 200, 8) if smoke else (5, 400, 60)
     added, noises = ((0, 2, 12), (0.0, 1.0)) if smoke else ((0, 1, 2, 4, 8, 16, 32), (0.0, 0.5, 1.0))
     k, d = 4, 16
     widths = [d, 32, k]

@@ -74,7 +74,7 @@ def _radius(
 
 def measure(smoke: bool, seed: int = 0) -> Measured:
     """Bounds and commute times on random networks; transfer by width, by depth and after rewiring."""
-    seeds, steps = (2, 6) if smoke else (6, 150)
+    seeds, steps = (2, 6) if smoke else (5, 120)
     graphs = {
         "barbell": barbell(6, 2), "ring of cliques": ring_of_cliques(6, 4),
         "blocks": stochastic_blocks(40, 2, degree=4, homophily=0.97, features=2, seed=seed),

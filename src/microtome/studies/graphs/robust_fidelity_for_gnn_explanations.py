@@ -112,7 +112,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         f"with its whole "
         f"interval by more than {BETTER} at {better} of {len(gains)} strengths (best {best}, at least "
         f"{gains[best]:+.3f}); "
-        f"accuracy {numbers['accuracy']:.3f} (at least 0.9 needed)",
+        f"accuracy {numbers['accuracy']:.3f} (0.9 needed)",
         figure=line("Fidelity by quality of the explanation", points, x="motif edges kept", y="score", series="measure"),
         conditions=(
             "BA-2Motifs generated here, a GIN of three layers with sum readouts; probabilities instead of changed "
