@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import microtome
+from microtome.finding import Examination
 from microtome.instruments.reliability._pictures import _thumbnail, nearest
+from microtome.web import single
 
 
 def test_nearest_is_what_a_loop_finds() -> None:
@@ -80,3 +82,33 @@ def test_the_worst_are_kept_beside_a_sample() -> None:
     assert f"{kept} more are kept for their loss alone" in finding.caveats[0]
     # The interval of the errors is that of the random hundred, not of the worst.
     assert finding.quantities["errors"].value * 100 == round(finding.quantities["errors"].value * 100)
+
+
+class _Bag(nn.Module):
+    """The sum of its words' vectors decides."""
+
+    vocabulary = ("<pad>", "good", "bad", "<b>film</b>", "not")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(5, 3), nn.Linear(3, 2)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.words(ids).sum(1))
+
+
+def test_texts_keep_their_words() -> None:
+    torch.manual_seed(0)
+    ids, y = torch.randint(0, 5, (30, 4)), torch.randint(0, 2, (30,))
+    longer = torch.randint(0, 5, (10, 200))
+    data = [(ids, y), (longer, y[:10])]
+    finding = microtome.examine(_Bag(), data, only=("reliability/examples",))["examples"]
+    kept = finding.arrays["tokens"]
+    assert kept.shape == (40, 128)
+    np.testing.assert_array_equal(kept[:30, :4], ids.numpy())
+    assert (kept[:30, 4:] == -1).all()
+    np.testing.assert_array_equal(kept[30:], longer[:, :128].numpy())
+    assert dict(finding.tables["vocabulary"].rows) == dict(enumerate(_Bag.vocabulary))
+    exam = Examination(id="e", created="", subject={}, findings={"r/e": finding})
+    found = single.records(exam, {finding.instrument: finding.arrays})
+    assert single.tokens(found, 0) == [_Bag.vocabulary[i] for i in ids[0]]

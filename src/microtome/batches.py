@@ -121,6 +121,13 @@ class Batch:
         structure = None if self.structure is None else self.structure.to(device)
         return self.with_leaves(leaves, targets=targets, pick=pick, structure=structure)
 
+    def tokens(self) -> Tensor | None:
+        """[n, l] token ids: the first integer input that is a sequence; None without one."""
+        for leaf, on in zip(self.leaves(), self.batched, strict=True):
+            if on and isinstance(leaf, Tensor) and leaf.dim() == 2 and leaf.dtype in (torch.int32, torch.int64):
+                return leaf
+        return None
+
     def site(self) -> Tensor | None:
         """The real-valued inputs as one tensor: as it is when there is one leaf, else flattened to [n, d].
 

@@ -69,6 +69,7 @@ __all__ = [
     "source",
     "targets",
     "task",
+    "tokens",
 ]
 
 inputs = source("inputs", named=True)
@@ -79,6 +80,8 @@ targets = source("targets", named=True)
 """[n, ...] as the data gives them."""
 rows = source("rows", named=True)
 """[n] int64 example ids."""
+tokens = source("tokens")
+"""[n, l] int64 token ids, where the inputs are integers; refuses elsewhere."""
 task = source("task", named=True)
 """The subject's :class:`~microtome.task.Task`."""
 

@@ -256,6 +256,8 @@ class GraphValues:
                 return call.batch.rows
             case "structure":
                 return call.batch.structure
+            case "tokens":
+                return call.batch.tokens()
             case "task":
                 return call.subject.task
             case "feature_dimension":

@@ -667,6 +667,9 @@ def _bytes(tensors: Mapping[str, Tensor]) -> int:
 def _of_the_data(signal: Signal, batch: Batch) -> Any:
     if signal.kind == "structure":
         return Failure(Refusal("the data is no graph")) if batch.structure is None else batch.structure
+    if signal.kind == "tokens":
+        ids = batch.tokens()
+        return Failure(Refusal("the inputs are no token ids")) if ids is None else ids
     return batch.rows if signal.kind == "rows" else batch.targets
 
 

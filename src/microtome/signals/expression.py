@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _serial = itertools.count()
 
 
-SLICE_SOURCES = ("targets", "rows", "structure")
+SLICE_SOURCES = ("targets", "rows", "structure", "tokens")
 """Sources that are the data's and the same in every world."""
 SMALL_CONSTANT = 1 << 16
 """Constants of at most this many elements are compared by content; larger ones only equal themselves."""

@@ -42,6 +42,8 @@ class Records:
     sorts: dict[str, np.ndarray] = field(default_factory=dict)
     """Name -> [n] float64; NaN where an example was not measured."""
     source: str = ""
+    words: dict[int, str] = field(default_factory=dict)
+    """Token -> text, where that is known."""
 
     def place(self, row: int) -> int | None:
         """Where an example is, or None."""
@@ -74,6 +76,9 @@ def records(exam: Examination, read: Mapping[str, Arrays]) -> Records:
         ids, order = np.unique(a["rows"], return_index=True)
         kept = {k: v[order] for k, v in a.items() if v.ndim and len(v) == len(a["rows"])}
         found = Records(ids, kept, source=f.instrument)
+        table = f.tables.get("vocabulary")
+        if table is not None and table.columns == ("token", "text"):
+            found.words = {row[0]: str(row[1]) for row in table.rows if isinstance(row[0], int)}
         top = kept.get("probabilities")
         if top is not None and top.ndim == 2 and top.shape[1]:
             first = top[:, 0].astype(np.float64)
@@ -187,8 +192,7 @@ def tokens(found: Records, at: int) -> list[str]:
     """The words of a text example, or the numbers of a short vector, or nothing."""
     ids = found.arrays.get("tokens")
     if ids is not None and ids.ndim == 2:
-        words = [str(t) for t in ids[at].tolist() if t >= 0]
-        return words[:MOST_TOKENS]
+        return [found.words.get(t, str(t)) for t in ids[at].tolist() if t >= 0][:MOST_TOKENS]
     values = found.arrays.get("inputs")
     return [_text(float(v)) for v in values[at][:64]] if values is not None and values.ndim == 2 else []
 
@@ -210,7 +214,7 @@ def heat(values: np.ndarray) -> tuple[str, float]:
 def parts(values: np.ndarray, words: Sequence[str], said: str) -> Any:
     """A map over single parts: words in the colour of their relevance, or bars."""
     flat = np.nan_to_num(np.asarray(values, np.float64).reshape(-1))
-    if not words or len(words) < len(flat):
+    if not words:
         return marks.bars(flat, said)
     top = float(np.abs(flat).max(initial=0.0)) or 1.0
     spans = [

@@ -1,4 +1,4 @@
-"""Inputs small enough to keep: thumbnails of images, and vectors as they are; and who is near whom."""
+"""Inputs small enough to keep: thumbnails of images, the words of texts, short vectors; and who is near whom."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from microtome.signals import Signal, derive, inputs
+from microtome.finding import Table
+from microtome.signals import Signal, derive, inputs, tokens
 from microtome.subject import Subject
 
 SIDE = 32
 """Longest side of a thumbnail in pixels."""
 WIDEST_VECTOR = 64
+LONGEST_TEXT = 128
+MOST_WORDS = 5000
 CHUNK = 1 << 22
 """Distances that are looked at together."""
 
 
 def picture(subject: Subject) -> tuple[str, Signal] | None:
-    """("thumbnails", [n, h, w, 1 or 3] uint8) of images, ("inputs", [n, d]) of short vectors, else None."""
+    """The array and the signal that keep an input; None where it is too large or of another kind.
+
+    "thumbnails" [n, h, w, 1 or 3] uint8 of images, "tokens" [n, 128] int64 of texts (-1 after their end), "inputs"
+    [n, d] of short vectors.
+    """
     shape = subject.input_shape
-    if shape is None or subject.site_layer is not None:
+    if subject.site_layer is not None:
+        return "tokens", derive(_beginning, tokens, name="beginning")
+    if shape is None:
         return None
     if len(shape) == 3:
         low, high = subject.bounds if subject.bounds is not None else (None, None)
@@ -27,6 +36,29 @@ def picture(subject: Subject) -> tuple[str, Signal] | None:
     if len(shape) == 1 and shape[0] <= WIDEST_VECTOR:
         return "inputs", derive(_finite, inputs, name="finite_inputs")
     return None
+
+
+def vocabulary(subject: Subject, ids: Tensor | None) -> dict[str, Table]:
+    """The words of the tokens [n, l] that occur, where the network carries a ``vocabulary`` or a ``tokenizer``."""
+    if ids is None:
+        return {}
+    used = [int(t) for t in ids.unique().tolist() if t >= 0][:MOST_WORDS]
+    tokenizer, words = (getattr(subject.model, name, None) for name in ("tokenizer", "vocabulary"))
+    if tokenizer is not None and hasattr(tokenizer, "convert_ids_to_tokens"):
+        texts = [str(word) for word in tokenizer.convert_ids_to_tokens(used)]
+    elif isinstance(words, list | tuple):
+        texts = [str(words[t]) if t < len(words) else str(t) for t in used]
+    else:
+        return {}
+    rows = tuple(zip(used, texts, strict=True))
+    return {
+        "vocabulary": Table(columns=("token", "text"), rows=rows, caption="Words that occur in what is kept")
+    }
+
+
+def _beginning(tokens: Tensor) -> Tensor:
+    ids = tokens[:, :LONGEST_TEXT].long()
+    return torch.nn.functional.pad(ids, (0, LONGEST_TEXT - ids.shape[1]), value=-1)
 
 
 def _finite(inputs: Tensor) -> Tensor:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,21 +12,18 @@ from microtome.errors import Refusal
 from microtome.figures import rows as records
 from microtome.figures import scatter
 from microtome.finding import Finding, Quantity, Table
-from microtome.folds import Collect, Reservoir, Rows, TopK
+from microtome.folds import Reservoir, TopK
 from microtome.instrument import Asking, HasClasses, HasLayers, HasTargets, Instrument, OneAnswer
-from microtome.instruments.explain._faithfulness import over_parts, parts_dimension
-from microtome.instruments.reliability._pictures import nearest, picture
-from microtome.signals import Constant, class_score, derive, gradient, inputs, logits, loss, rows
+from microtome.instruments.reliability._pictures import nearest, picture, vocabulary
+from microtome.instruments.reliability._why import LARGE, bearable, why
+from microtome.signals import logits, loss, rows
 from microtome.signals.readout import example_labels, narrowed, penultimate
 from microtome.statistics import student, wilson
 from microtome.subject import Subject
 
 MOST_BYTES = 1 << 26
-MOST_MAPS = 1 << 22
-"""Numbers in all maps together."""
 WORST = 256
 TOP = 5
-LARGE = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +89,8 @@ class Examples(Instrument):
         if shown:
             arrays[shown[0]] = joined[5]
         order = torch.argsort(lost, descending=True, stable=True)
-        chosen = order[wrong[order]][
-            : min(self.explained, max(MOST_MAPS // math.prod(subject.input_shape or (1,)), 8))
-        ]
-        arrays |= yield from _why(subject, ids[chosen], answer[chosen], y[chosen])
+        chosen = order[wrong[order]][: bearable(subject, self.explained)]
+        arrays |= yield from why(subject, ids[chosen], answer[chosen], y[chosen])
         counted = slice(0, sampled)  # the rest was kept for its loss, and would bias a mean
         mean, low, high = student(foreign[counted].numpy())
         errors = int(wrong[counted].sum())
@@ -116,7 +108,8 @@ class Examples(Instrument):
             )
         columns = ("example", "label", "answer", "probability", "loss", "margin", "foreign neighbours")
         series = [ids, y, answer, top.values[:, 0], arrays["loss"], arrays["margin"], foreign]
-        listed = list(zip(*(s[order[:20]].tolist() for s in series), strict=True))
+        listed = tuple(zip(*(s[order[:20]].tolist() for s in series), strict=True))
+        worst_table = Table(columns=columns, rows=listed, caption="Examples of greatest loss")
         said = f"{errors} of {sampled} are answered wrongly; {mean:.3f} of an example's {near.shape[1]} neighbours"
         said_right = ["wrong" if w else "right" for w in wrong.tolist()]
         points = records(
@@ -126,7 +119,7 @@ class Examples(Instrument):
             headline="foreign neighbours",
             summary=f"{said} in '{layer.name}' have another label.",
             quantities=quantities,
-            tables={"worst": Table(columns=columns, rows=tuple(listed), caption="Examples of greatest loss")},
+            tables={"worst": worst_table} | vocabulary(subject, arrays.get("tokens")),
             figures={
                 "loss": scatter(
                     "Loss against confidence", points, x="confidence", y="loss", series="answer", y_unit="nat",
@@ -136,28 +129,6 @@ class Examples(Instrument):
             arrays={name: _plain(value) for name, value in arrays.items()},
             caveats=(f"{n - sampled} more are kept for their loss alone",) if n > sampled else (),
         )  # fmt: skip
-
-
-def _why(
-    subject: Subject, ids: Tensor, answer: Tensor, label: Tensor
-) -> Generator[Any, Any, dict[str, Tensor]]:
-    """Maps [e, ...] of what speaks for the answer instead of the label, and the length of a change that mends it."""
-    if not len(ids) or subject.input_shape is None or not subject.independent_rows:
-        return {}
-    order = ids.argsort()
-    ids, answer, label = ids[order], answer[order], label[order]
-    lead = derive(_lead, class_score(Constant(answer, ids)), class_score(Constant(label, ids)), name="lead")
-    slope = gradient(lead, "inputs")
-    got = yield Collect(signals=(rows, lead, slope, inputs), over=Rows(tuple(ids.tolist())))
-    ids, ahead, slope_, x = got
-    length = slope_.flatten(1).double().norm(dim=1)
-    step = torch.where(length > 0, ahead.double() / length.clamp_min(1e-30), 0.0).clamp(0, LARGE)
-    maps = over_parts((slope_ * x).double(), parts_dimension(subject)).clamp(-LARGE, LARGE)
-    return {"explained": ids, "for the answer": maps.float(), "change that mends": step.float()}
-
-
-def _lead(answer: Tensor, label: Tensor) -> Tensor:
-    return answer - label
 
 
 def _share(part: int, whole: int) -> Quantity:
