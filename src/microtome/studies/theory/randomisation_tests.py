@@ -49,7 +49,7 @@ def _fit(
         return correct() == 1
 
     recipe = Recipe(
-        optimizer="adamw", rate=0.002, options={"weight_decay": decay}, epochs=epochs, batch_size=BATCH
+        optimizer="adamw", rate=0.003, options={"weight_decay": decay}, epochs=epochs, batch_size=BATCH
     )
     per_epoch = -(-x.shape[1] // BATCH)
     done = train(population, x, y, recipe, private=(True, True), until=learnt, check_every=2 * per_epoch)
@@ -116,8 +116,9 @@ def _capacity(x: Tensor, y: Tensor, seeds: range, epochs: int) -> dict[int, floa
 
 def measure(smoke: bool, seed: int = 0) -> Measured:
     """Fits of true and randomised data, with and without regularisers, by share of corruption and by width."""
-    count, epochs, few = (2, 2, 100) if smoke else (3, 150, None)
-    seeds = range(1000 * seed, 1000 * seed + count)
+    count, epochs, few = (2, 2, 100) if smoke else (3, 500, None)
+    first = 10_000 * seed + 5000
+    seeds = range(first, first + count)
     x, y, test, truth = data = tuple(part[:few] for part in (*tensors("train"), *tensors("test")))
     numbers: dict[str, float] = {"seeds": float(count), "examples": float(len(x))}
     fits, chances, plain, least = [], [], [], []
@@ -200,9 +201,12 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
             caption="Networks of one architecture, all of which fit their training labels.",
         ),
         conditions=(
-            "1201 digits of 8 x 8 pixels instead of CIFAR-10 and ImageNet; AdamW, at most 150 epochs, training of a "
+            "1201 digits of 8 x 8 pixels instead of CIFAR-10 and ImageNet; AdamW, at most 500 epochs, training of a "
             "network "
             "ends when all its examples are right.",
+            "A first design ended after 150 epochs, when the fully connected networks had learnt 93% of random "
+            "labels and were still learning, so that slow learning could not be told from failing to learn. It has "
+            "500 epochs now, a rate of 0.003 instead of 0.002, and new seeds; thresholds are as before.",
             f"Regularisers are AdamW's decay {DECAY}, dropout {DROP} before the last layer, and shifts by one pixel; "
             f"accuracy on "
             "training data is read without dropout and shifts.",
