@@ -197,7 +197,7 @@ def study_names() -> dict[str, str]:
 
 
 def components() -> dict[str, tuple[str, ...]]:
-    """slug -> the import paths its study rests on, read off our own files without importing them (and torch)."""
+    """Slug -> the import paths its study rests on, read off our own files without importing them (and torch)."""
     import ast
 
     found = {}
