@@ -484,3 +484,103 @@ def test_robust_fidelity_is_the_mean_over_its_draws():
     expected = 8 / 9 - sum((4 + s) / (5 + s) for s in draws) / len(draws)
     plus, minus = robust_fidelity(explainer, found, alpha1=0.5, alpha2=0.5, samples=2000, soft=True)
     assert plus == pytest.approx(expected, abs=0.003) and minus == pytest.approx(expected, abs=0.003)
+
+
+# ---------------------------------------------------------------------------------------- examinations
+
+
+def test_a_changed_graph_is_another_world_and_the_graph_is_left_alone():
+    from microtome import Subject
+    from microtome.signals import outputs
+    from microtome.signals.evaluate import Evaluator, Program
+    from microtome.signals.graphs import AddEdges, DropEdges, FlipFeatures, ShuffleFeatures
+
+    graph = _blocks()
+    before = graph.edge_index.clone(), graph.x.clone()
+    torch.manual_seed(0)
+    model = _Gcn().eval()
+    subject = Subject(model, graph)
+    worlds = {
+        c: outputs.under(c) for c in (DropEdges(0.3), AddEdges(0.5), FlipFeatures(0.4), ShuffleFeatures())
+    }
+    batch = next(iter(subject.batches()))
+    got = {}
+    Evaluator(subject).run(Program([outputs, *worlds.values()]), batch, got.__setitem__)
+    for change, signal in worlds.items():
+        changed = change.change(batch)
+        x, edges = changed.args
+        assert not torch.equal(got[signal], got[outputs])
+        assert torch.allclose(got[signal], model(x, edges)[graph.test_mask], atol=1e-6)
+        pairs = {tuple(e) for e in edges.T.tolist()}
+        assert all((b, a) in pairs for a, b in pairs)
+    dropped = DropEdges(0.3).change(batch).args[1].shape[1] / graph.num_edges
+    assert abs(dropped - 0.7) < 4 * (0.21 / (graph.num_edges / 2)) ** 0.5
+    assert torch.equal(graph.edge_index, before[0]) and torch.equal(graph.x, before[1])
+
+
+def test_sensitivity_is_the_jacobian():
+    from microtome import Subject
+    from microtome.folds import Collect, Rows
+    from microtome.signals import rows
+    from microtome.signals.evaluate import Evaluator, Program
+    from microtome.signals.graphs import sensitivity
+
+    graph = _blocks()
+    torch.manual_seed(0)
+    model = _Gcn().eval()
+    subject = Subject(model, graph)
+    assert subject.node_layers == ("relu", "conv2")
+    signal = sensitivity("conv2", draws=400)
+    fold = Collect(signals=(rows, signal), over=Rows((1, 4)))
+    batch = next(iter(subject.batches())).take(torch.tensor([1, 4]))
+    got = {}
+    Evaluator(subject).run(Program(fold.signals), batch, got.__setitem__)
+    jacobian = torch.func.jacrev(lambda x: model(x, graph.edge_index))(graph.x)
+    exact = jacobian.permute(0, 2, 1, 3).flatten(2).square().sum(2)[graph.test_mask.nonzero()[:, 0][[1, 4]]]
+    assert torch.equal(got[signal] > 0, exact > 0)
+    assert torch.allclose(got[signal].float(), exact, rtol=0.35, atol=1e-4)
+
+
+def test_questions_about_graphs_are_refused_of_other_data():
+    from microtome.laws.subjects import vectors
+    from microtome.registry import instrument, instrument_names
+
+    for name in instrument_names():
+        if name.startswith("graphs/"):
+            lacking = instrument(name).needs.lacks(vectors())
+            assert lacking is not None and "graph" in lacking
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_nodes_are_examined_inside_two_gibibytes():
+    import subprocess
+    import sys
+
+    code = """
+import resource, torch
+import torch.nn.functional as F
+from torch_geometric.nn import SAGEConv
+import microtome as mt
+from microtome.data.graph_generators import stochastic_blocks
+from microtome.graphs.loader import NeighbourLoader
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = SAGEConv(32, 32), SAGEConv(32, 5)
+    def forward(self, x, edge_index):
+        return self.conv2(F.relu(self.conv1(x, edge_index)), edge_index)
+
+graph = stochastic_blocks(100_000, 5, degree=10, features=32, shares=(0.1, 0.1), seed=0)
+torch.manual_seed(0)
+loader = NeighbourLoader(graph, [10, 5], graph.val_mask, batch_size=512)
+names = ["reliability/accuracy", "reliability/calibration", "represent/feature_rank", "graphs/homophily",
+         "graphs/oversmoothing", "graphs/weisfeiler_leman", "graphs/edge_robustness"]
+exam = mt.examine(Net().eval(), loader, only=names)
+assert all(f.status == "measured" for f in exam), [(f.instrument, f.reason) for f in exam]
+assert exam.subject["examples"] == 10_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.split()[-1]) < 2048

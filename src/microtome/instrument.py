@@ -57,6 +57,12 @@ Independent = _need(
     lambda s: s.independent_rows,
     "examples of {subject} reach one another within a batch",
 )
+OwnRows = _need(
+    "rows that do not depend on how the data is cut",
+    lambda s: s.independent_rows or s.has_structure,
+    "examples of {subject} reach one another within a batch",
+)
+"""As Independent, and graphs: their nodes reach one another, but whole graphs are always seen."""
 HasImages = _need(
     "image inputs",
     lambda s: s.input_shape is not None and len(s.input_shape) == 3 and s.site_layer is None,

@@ -41,11 +41,14 @@ def readout(subject: Subject) -> Readout | None:
     """Find the classifier, a linear layer with one output a class, and its input; None when there is none."""
     k = subject.classes or 0
     layers = subject.layers
+    passing = tuple(x.name + "." for x in layers if x.kind == "message-passing")
     for at in range(len(layers) - 1, 0, -1):
         tensors = [subject.parameters[n].double() for n in layers[at].parameters if n in subject.parameters]
         weight = next((t for t in tensors if t.dim() == 2), None)
         if layers[at].kind != "linear" or weight is None:
             continue
+        if layers[at].name.startswith(passing):
+            return None  # its product is passed on to the neighbours: no node is read by it alone
         if weight.shape[0] != k and not (k == 2 and weight.shape[0] == 1):
             return None
         before = next((x for x in reversed(layers[:at]) if x.representation), None)

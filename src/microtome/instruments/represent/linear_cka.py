@@ -12,7 +12,7 @@ from microtome.errors import Refusal
 from microtome.figures import heatmap
 from microtome.finding import Finding, Quantity, Table
 from microtome.folds.hsic import UnbiasedHSIC
-from microtome.instrument import Asking, HasLayers, Independent, Instrument
+from microtome.instrument import Asking, HasLayers, Instrument, OwnRows
 from microtome.signals.gram import block_grams
 from microtome.statistics import normal
 from microtome.subject import Subject
@@ -35,7 +35,7 @@ class LinearCKA(Instrument):
     2023). ``other`` compares with a second network.
     """
 
-    needs = HasLayers & Independent
+    needs = HasLayers & OwnRows
     how_to_read = (
         "1: the two layers arrange the examples in the same way up to rotation and scale; 0: unrelated. "
         "Bright blocks along the diagonal are stages; neighbours near 1 hint at layers that could go. High "

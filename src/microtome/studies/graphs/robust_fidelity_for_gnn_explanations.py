@@ -43,11 +43,11 @@ def degraded(batch: Any, share: float, seed: int) -> Tensor:
 
 def measure(smoke: bool, seed: int = 0) -> Measured:
     """Houses and rings on trees, a trained GIN, and a ladder of explanations of known quality."""
-    seeds, count, epochs, samples = (2, 40, 3, 2) if smoke else (5, 300, 60, 20)
+    seeds, count, epochs, samples = (2, 40, 3, 2) if smoke else (5, 400, 200, 20)
     scores: dict[str, list[float]] = {}
     levels: dict[tuple[str, float], list[float]] = {}
     accuracies, entropies = [], {"whole graphs": [], "motif removed": [], "a tenth of it removed": []}
-    for s in range(seed, seed + seeds):
+    for s in range(100 + seed, 100 + seed + seeds):
         graphs = two_motifs(count, seed=s)
         half = count // 2
         model = fit_graphs(
@@ -113,10 +113,13 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         f"interval by more than {BETTER} at {better} of {len(gains)} strengths (best {best}, at least "
         f"{gains[best]:+.3f}); "
         f"accuracy {numbers['accuracy']:.3f} (0.9 needed)",
-        figure=line("Fidelity by quality of the explanation", points, x="motif edges kept", y="score", series="measure"),
+        figure=line("Fidelity by quality of explanations", points, x="motif edges kept", y="score", series="measure"),
         conditions=(
             "BA-2Motifs generated here, a GIN of three layers with sum readouts; probabilities instead of changed "
             "answers.",
+            "A first run of 60 epochs on 150 graphs left the networks at an accuracy of 0.859, below what was "
+            "asked: they are "
+            "trained longer on more graphs now, with new seeds.",
             "Quality is the share of the planted motif's edges that an explanation of fixed size holds.",
         ),
     )  # fmt: skip
