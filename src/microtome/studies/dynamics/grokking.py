@@ -188,6 +188,7 @@ STUDY = Study(
     example="""data = modular(31, 0.5, ["x+y"] * 5, range(5))
 population = Population.of(lambda: ModularMLP(31, 128), range(5))
 recorder = Recorder(measures={"scores": scores(data.pairs, data.answers, data.trained)})
+recipe = Recipe(optimizer="adamw", rate=5e-3, steps=2000, options={"weight_decay": 0.5})
 train(population, data.x, data.y, recipe, private=(True, True), observers=[(recorder, every(10))])
 reached(recorder.recording.steps, recorder.recording.value("scores")[..., 1], 0.99)""",
 )
