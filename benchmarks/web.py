@@ -128,7 +128,9 @@ def measure(folder: Path, ids: tuple[str, str], repeats: int, browser: str) -> l
     listening = listen("127.0.0.1", 0, "")
     where = address(listening, "127.0.0.1").rstrip("/")
     with open_store(folder) as store, sync_playwright() as play:
-        server = uvicorn.Server(uvicorn.Config(application(store), log_level="warning"))
+        app = application(store)
+        app.state.lab.warm()  # as `microtome view` does
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         chromium = play.chromium.launch(executable_path=browser, args=["--no-sandbox"])
