@@ -81,5 +81,5 @@ def test_boosting_ends_without_an_edge_and_repeats_by_seed():
     one, two = (adaboost(x, y, 4, rounds=9, features=1, seed=s) for s in (5, 5))
     assert torch.equal(one.staged(x), two.staged(x))
     assert 0 < len(one.weight) < 9  # two of three features are constant
-    with pytest.raises(UsageError, match="MT443"):
+    with pytest.raises(UsageError, match="MT493"):
         adaboost(torch.zeros(8, 2), y[:8], 4)

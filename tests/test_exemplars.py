@@ -35,7 +35,7 @@ def test_pruning_is_torchs_global_pruning_of_each_member():
         assert torch.equal(alone[0].weight, population.parameters["0.weight"][i])
         assert torch.equal(alone[2].weight, population.parameters["2.weight"][i])
     assert torch.equal(population.parameters["0.bias"], whole.parameters["0.bias"])
-    with pytest.raises(UsageError, match="MT448"):
+    with pytest.raises(UsageError, match="MT498"):
         magnitude_masks(population, 1.0)
 
 
@@ -49,7 +49,7 @@ def test_rounding_has_so_many_levels_and_so_much_error(bits):
         assert len(weight.unique()) <= 2**bits - 1
         assert float((weight - exact).abs().max()) <= step / 2 + 1e-6
         assert torch.equal(rounded.parameters["2.bias"][i], population.parameters["2.bias"][i])
-    with pytest.raises(UsageError, match="MT448"):
+    with pytest.raises(UsageError, match="MT498"):
         quantised(population, 1)
 
 
@@ -101,5 +101,5 @@ def test_what_is_planted_is_there_and_nothing_else():
     changed = (planted.x[common] != x[left]).flatten(1).any(1)
     assert torch.equal(changed, planted.atypical[common])
     assert not (planted.wrong & planted.atypical).any()
-    with pytest.raises(UsageError, match="MT449"):
+    with pytest.raises(UsageError, match="MT499"):
         long_tail(x, y, 10, rare=11)

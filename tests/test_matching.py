@@ -96,5 +96,5 @@ def test_a_cut_population_goes_on_where_the_first_ended():
             super().__init__()
             self.a = nn.Linear(2, 2)
 
-    with pytest.raises(UsageError, match="MT444 Other has no layers"):
+    with pytest.raises(UsageError, match="MT494 Other has no layers"):
         cut(Population.of(Other, [0]))

@@ -37,7 +37,7 @@ def test_members_differ_by_what_was_asked(by):
 
 
 def test_an_unknown_source():
-    with pytest.raises(UsageError, match=r"MT442 .*did you mean 'order'"):
+    with pytest.raises(UsageError, match=r"MT492 .*did you mean 'order'"):
         varied(build, [0], "ordre")
 
 

@@ -44,9 +44,9 @@ def test_differences_that_do_not_vary():
     same = paired_difference([1.0, 2.0], [1.0, 2.0])
     assert (same.mean, same.p, same.effect) == (0.0, 1.0, None)
     assert paired_difference([2.0, 3.0], [1.0, 2.0]).p == 0.0
-    with pytest.raises(UsageError, match="MT440"):
+    with pytest.raises(UsageError, match="MT490"):
         paired_difference([1.0], [1.0])
-    with pytest.raises(UsageError, match="MT440"):
+    with pytest.raises(UsageError, match="MT490"):
         paired_difference([1.0, 2.0], [1.0, 2.0, 3.0])
 
 
@@ -86,7 +86,7 @@ def test_distribution_variance_is_the_mean_covariance_of_all_halves():
     # The same from losses instead of outcomes: any value of an example may be given.
     assert run_variance(correct * 2.0).test_set == pytest.approx(4 * found.test_set)
     assert run_variance(correct * 2.0).independent == pytest.approx(4 * found.independent)
-    with pytest.raises(UsageError, match="MT441"):
+    with pytest.raises(UsageError, match="MT491"):
         run_variance(correct[:1])
 
 

@@ -41,7 +41,7 @@ def test_labels_are_corrupted_as_often_as_asked():
     y = torch.zeros(5000, dtype=torch.int64)
     assert float((corrupted_labels(y, 0.5, 10) != 0).double().mean()) == pytest.approx(0.45, abs=0.03)
     assert torch.equal(corrupted_labels(y, 0.0, 10), y)
-    with pytest.raises(UsageError, match=r"MT446 .*did you mean 'random labels'"):
+    with pytest.raises(UsageError, match=r"MT496 .*did you mean 'random labels'"):
         randomised(X, Y, "random label", 10)
 
 
@@ -58,7 +58,7 @@ def test_any_answers_are_interpolated_with_2n_plus_d_weights():
 
 
 def test_an_example_with_two_answers_is_refused():
-    with pytest.raises(UsageError, match="MT447 one example has two answers"):
+    with pytest.raises(UsageError, match="MT497 one example has two answers"):
         Interpolating(torch.zeros(2, 3), torch.tensor([0.0, 1.0]))
     assert Interpolating(torch.zeros(2, 3), torch.tensor([1.0, 1.0])).count() == 2 + 3
 

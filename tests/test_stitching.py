@@ -76,9 +76,9 @@ def test_cca_is_the_closed_form_of_one_direction():
 
 
 def test_wrong_requests():
-    with pytest.raises(UsageError, match=r"MT445 .*did you mean 'orthogonal'"):
+    with pytest.raises(UsageError, match=r"MT495 .*did you mean 'orthogonal'"):
         affine_map(A, A, "orthogonl")
-    with pytest.raises(UsageError, match="MT445 a rank is of a least-squares map"):
+    with pytest.raises(UsageError, match="MT495 a rank is of a least-squares map"):
         affine_map(A, A, "orthogonal", rank=2)
-    with pytest.raises(UsageError, match="MT445 activations"):
+    with pytest.raises(UsageError, match="MT495 activations"):
         affine_map(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2))

@@ -54,12 +54,12 @@ def long_tail(
         seed: of the draws.
 
     Raises:
-        UsageError: MT449 when the class is not there or a share is outside 0..1.
+        UsageError: MT499 when the class is not there or a share is outside 0..1.
     """
     of_rare = (y == rare).nonzero()[:, 0]
     if not len(of_rare) or not all(0 <= share <= 1 for share in (kept, wrong, atypical)):
         raise UsageError(
-            "MT449", "no example of the rare class, or a share outside 0..1", fix="choose a class that occurs"
+            "MT499", "no example of the rare class, or a share outside 0..1", fix="choose a class that occurs"
         )
     draw = torch.Generator().manual_seed(seed)
     dropped = of_rare[torch.randperm(len(of_rare), generator=draw)[max(round(kept * len(of_rare)), 1) :]]

@@ -40,11 +40,11 @@ def randomised(
     pictures can be shuffled alike.
 
     Raises:
-        UsageError: MT446 for an unknown kind.
+        UsageError: MT496 for an unknown kind.
     """
     if kind not in RANDOMISATIONS:
         raise UsageError(
-            "MT446",
+            "MT496",
             f"no randomisation is called '{kind}'",
             fix=nearest(kind, RANDOMISATIONS) or ", ".join(RANDOMISATIONS),
         )

@@ -56,7 +56,7 @@ def adaboost(
         seed: of the draw.
 
     Raises:
-        UsageError: MT443 when no stump beats chance.
+        UsageError: MT493 when no stump beats chance.
     """
     n, d = x.shape
     values = x.unique()
@@ -90,7 +90,7 @@ def adaboost(
         weights = weights * torch.exp(vote * (said != y).double())
         weights /= weights.sum()
     if not kept:
-        raise UsageError("MT443", "no stump tells the classes apart", fix="give features that vary")
+        raise UsageError("MT493", "no stump tells the classes apart", fix="give features that vary")
     feature, threshold, below, above, weight = (torch.tensor(column) for column in zip(*kept, strict=True))
     return Stumps(feature, threshold.to(x), below, above, weight, classes)
 

@@ -62,16 +62,16 @@ def affine_map(
         ridge: share of the mean variance of a unit that is added to each, so that dead units do no harm.
 
     Raises:
-        UsageError: MT445 for activations of other positions, an unknown kind, or a rank with another kind.
+        UsageError: MT495 for activations of other positions, an unknown kind, or a rank with another kind.
     """
     if kind not in KINDS:
-        raise UsageError("MT445", f"no map is called '{kind}'", fix=nearest(kind, KINDS) or ", ".join(KINDS))
+        raise UsageError("MT495", f"no map is called '{kind}'", fix=nearest(kind, KINDS) or ", ".join(KINDS))
     if rank is not None and kind != "least squares":
-        raise UsageError("MT445", f"a rank is of a least-squares map, not of '{kind}'", fix="leave rank out")
+        raise UsageError("MT495", f"a rank is of a least-squares map, not of '{kind}'", fix="leave rank out")
     x, y = (t.detach().double().movedim(1, -1).flatten(0, -2) for t in (a, b))
     if len(x) != len(y):
         raise UsageError(
-            "MT445",
+            "MT495",
             f"activations {list(a.shape)} and {list(b.shape)} are not of the same examples and positions",
             fix="stitch layers of one resolution",
         )

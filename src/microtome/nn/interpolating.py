@@ -36,7 +36,7 @@ class Interpolating(nn.Module):
             tries: directions drawn.
 
         Raises:
-            UsageError: MT447 when two examples are the same but their answers are not, or have one place.
+            UsageError: MT497 when two examples are the same but their answers are not, or have one place.
         """
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
@@ -44,14 +44,14 @@ class Interpolating(nn.Module):
         x, index = x.unique(dim=0, return_inverse=True)
         answer = torch.zeros(len(x), dtype=torch.float64).scatter(0, index, y)
         if not torch.equal(answer[index], y):
-            raise UsageError("MT447", "one example has two answers", fix="leave out examples that come twice")
+            raise UsageError("MT497", "one example has two answers", fix="leave out examples that come twice")
         directions = torch.randn(tries, x.shape[1], generator=draw, dtype=torch.float64)
         places = x @ directions.T  # [n, tries]
         gaps = places.sort(0).values.diff(dim=0).amin(0) if len(x) > 1 else torch.ones(tries)
         best = int((gaps / directions.norm(dim=1)).argmax())
         z, order = places[:, best].sort()
         if len(z) > 1 and float(gaps[best]) <= 0:
-            raise UsageError("MT447", "two examples have one place", fix="give another seed")
+            raise UsageError("MT497", "two examples have one place", fix="give another seed")
         answer = answer[order]
         before = torch.cat([z[:1] - 1, (z[1:] + z[:-1]) / 2])
         weights = torch.zeros_like(z)

@@ -22,10 +22,10 @@ def magnitude_masks(
         names: parameters that are pruned; by default all of two or more dimensions (no biases).
 
     Raises:
-        UsageError: MT448 for a share outside 0..1.
+        UsageError: MT498 for a share outside 0..1.
     """
     if not 0 <= sparsity < 1:
-        raise UsageError("MT448", f"a share of {sparsity} cannot be pruned", fix="give 0 <= sparsity < 1")
+        raise UsageError("MT498", f"a share of {sparsity} cannot be pruned", fix="give 0 <= sparsity < 1")
     chosen = (
         list(names) if names is not None else [k for k, p in population.parameters.items() if p.dim() > 2]
     )
@@ -45,10 +45,10 @@ def quantised(population: Population, bits: int) -> Population:
     w -> s round(w / s), s = max |w| / (2^(bits - 1) - 1). Biases stay.
 
     Raises:
-        UsageError: MT448 for fewer than 2 bits.
+        UsageError: MT498 for fewer than 2 bits.
     """
     if bits < 2:
-        raise UsageError("MT448", f"{bits} bits have no levels on both sides of 0", fix="give at least 2")
+        raise UsageError("MT498", f"{bits} bits have no levels on both sides of 0", fix="give at least 2")
     made = population.copy()
     for name, p in made.parameters.items():
         if p.dim() > 2:

@@ -26,11 +26,11 @@ def varied(build: Build, seeds: Sequence[int], by: Source, *, base: int = 0) -> 
         base: seed of what is held.
 
     Raises:
-        UsageError: MT442 for an unknown source.
+        UsageError: MT492 for an unknown source.
     """
     if by not in SOURCES:
         raise UsageError(
-            "MT442",
+            "MT492",
             f"no source of randomness is called '{by}'",
             fix=nearest(by, SOURCES) or ", ".join(SOURCES),
         )

@@ -16,11 +16,11 @@ def cut(population: Population, start: int = 0, stop: int | None = None) -> Popu
     ``cut(p, 0, 2).predict(x)`` is what the members have after two layers, and ``cut(p, 2)`` goes on from there.
 
     Raises:
-        UsageError: MT444 when the networks are no ``nn.Sequential``.
+        UsageError: MT494 when the networks are no ``nn.Sequential``.
     """
     if not isinstance(population.template, nn.Sequential):
         raise UsageError(
-            "MT444",
+            "MT494",
             f"{type(population.template).__name__} has no layers in a row to cut",
             fix="build the networks as nn.Sequential",
         )

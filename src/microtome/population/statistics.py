@@ -52,7 +52,7 @@ def _differences(a: Values, b: Values) -> np.ndarray:
     one, two = _array(a), _array(b)
     if one.shape != two.shape or one.ndim != 1 or len(one) < 2:
         raise UsageError(
-            "MT440",
+            "MT490",
             f"samples {list(one.shape)} and {list(two.shape)} are not paired",
             fix="give two lists of equal length, at least 2, member by member",
         )
@@ -157,7 +157,7 @@ def run_variance(correct: Tensor | np.ndarray) -> RunVariance:
     c = _array(correct)
     if c.ndim != 2 or min(c.shape) < 2:
         raise UsageError(
-            "MT441", f"outcomes {list(c.shape)} are no runs x examples", fix="give [N, n], both above 1"
+            "MT491", f"outcomes {list(c.shape)} are no runs x examples", fix="give [N, n], both above 1"
         )
     n = c.shape[1]
     total = float(c.mean(1).var(ddof=1))
