@@ -57,6 +57,10 @@ torch: $(VENV)/.done-torch ## Make .venv with the pinned torch alone
 examine: $(VENV)/.done-core ## Train and examine the reference network; writes report.html
 	@$(VENV)/bin/microtome examine --report report.html $(ARGS)
 
+.PHONY: view
+view: $(VENV)/.done-core ## Open the lab in the browser, on what has been examined
+	@$(VENV)/bin/microtome view $(ARGS)
+
 .PHONY: calibrate
 calibrate: $(VENV)/.done-core ## Read every instrument on networks of known answer
 	@$(VENV)/bin/microtome calibrate $(ARGS)
