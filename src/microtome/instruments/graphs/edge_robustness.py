@@ -37,7 +37,6 @@ class EdgeRobustness(Instrument):
     needs far fewer.
     """
 
-    papers = ("plapgnn", "edog")
     needs = HasGraph & HasTargets & HasClasses
     how_to_read = (
         "Read each loss beside the controls: a network that loses nothing without edges does not use them. Faults that "
