@@ -651,9 +651,7 @@ def test_a_layer_and_its_box(store: Store) -> None:
 def test_the_grid_is_in_order(store: Store) -> None:
     client, a = lab(store), answered(0)
     loss = client.get("/e/e1/examples/cells").json()
-    assert (
-        loss["total"] == COUNT and [c["id"] for c in loss["cells"]] == np.argsort(-a["loss"])[:60].tolist()
-    )
+    assert loss["total"] == COUNT and [c["id"] for c in loss["cells"]] == np.argsort(-a["loss"])[:60].tolist()
     second = client.get("/e/e1/examples/cells?from=60").json()
     assert [c["id"] for c in second["cells"]] == np.argsort(-a["loss"])[60:120].tolist()
     margin = client.get("/e/e1/examples/cells?sort=margin").json()  # small margins first, without being asked

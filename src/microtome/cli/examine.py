@@ -276,7 +276,7 @@ def conclude(
         except (OSError, MicrotomeError) as error:
             say(f"microtome: MT118 the report could not be written: {error}; the run is stored")
             status = 2
-    tell(f"run     {exam.id}" + ("" if report else f"   (microtome report {exam.id} writes the page)"))
+    tell(f"run     {exam.id}   (microtome view opens it in the browser)")
 
     failed = [finding for finding in exam if finding.status == "failed"]
     if failed:
