@@ -33,8 +33,8 @@ def classes(batch: Any, rounds: int, features: bool) -> Tensor:
 def ceiling(colours: Tensor, labels: Tensor) -> float:
     """Share of graphs whose label is the commonest of their colour: no network bound by 1-WL is right more often."""
     _, group = colours.unique(return_inverse=True)
-    table = torch.zeros(int(group.max()) + 1, int(labels.max()) + 1).index_put(
-        (group, labels), torch.ones(len(group)), accumulate=True
+    table = torch.zeros(int(group.max()) + 1, int(labels.max()) + 1, dtype=torch.double).index_put(
+        (group, labels), torch.ones(len(group), dtype=torch.double), accumulate=True
     )
     return float(table.amax(1).sum() / len(labels))
 

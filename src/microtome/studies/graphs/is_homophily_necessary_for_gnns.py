@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
-from torch import nn
 from torch_geometric.nn import GCNConv, SAGEConv
 
 from microtome.data.graph_generators import add_edges_by_pattern, stochastic_blocks
@@ -19,7 +19,7 @@ from microtome.study import Measured, Study, main
 RECOVERS, ALIKE = 0.1, 0.5
 
 
-def _fit(build: partial, graph: object, seed: int, epochs: int) -> float:
+def _fit(build: partial[Any], graph: object, seed: int, epochs: int) -> float:
     return fit_nodes(n.seeded(build, seed), graph, epochs=epochs, rate=0.02)[0]
 
 
@@ -29,7 +29,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     added, noises = ((0, 2, 12), (0.0, 1.0)) if smoke else ((0, 1, 2, 4, 8, 16, 32), (0.0, 0.5, 1.0))
     k, d = 4, 16
     widths = [d, 32, k]
-    builds: dict[str, partial[nn.Module]] = {
+    builds: dict[str, partial[Any]] = {
         "GCN": partial(n.NodeNetwork, GCNConv, widths),
         "SAGE": partial(n.NodeNetwork, SAGEConv, widths),
         "MLP": partial(n.NodeNetwork, n.Own, widths),

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.nn import GCNConv, SGConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
@@ -66,7 +66,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
                     data = graph.clone()
                     data.x = smoothed(graph, HOPS)
                 spent = time.perf_counter() - began
-                build: partial[nn.Module] = (
+                build: partial[Any] = (
                     partial(n.NodeNetwork, GCNConv, [d, 32, k]) if name == "GCN" else partial(n.Own, d, k)
                 )
                 rate = 0.01 if name == "GCN" else 0.05
