@@ -125,9 +125,9 @@ STUDY = Study(
     "tested one.",
     measure=measure,
     uses=(
-        "microtome.graphs.refinement",
-        "microtome.nn.weisfeiler_leman",
-        "microtome.instruments.graphs.weisfeiler_leman",
+        "microtome.graphs.refinement.weisfeiler_leman",
+        "microtome.nn.weisfeiler_leman.ColourNetwork",
+        "microtome.instruments.graphs.weisfeiler_leman.WeisfeilerLeman",
     ),
     example="from microtome.data.graphs import load\nfrom microtome.graphs.refinement import weisfeiler_leman\n"
     "from torch_geometric.data import Batch\nbatch = Batch.from_data_list(list(load('mutag')))\n"

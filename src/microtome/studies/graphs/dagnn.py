@@ -123,9 +123,9 @@ STUDY = Study(
     threshold="Lower end of the GCN's loss above 0.1, upper end of DAGNN's below 0.03, over seeds.",
     measure=measure,
     uses=(
-        "microtome.nn.dagnn",
-        "microtome.data.graph_generators",
-        "microtome.instruments.graphs.oversmoothing",
+        "microtome.nn.dagnn.DAGNN",
+        "microtome.data.graph_generators.stochastic_blocks",
+        "microtome.instruments.graphs.oversmoothing.Oversmoothing",
     ),
     example="from microtome.nn.dagnn import DAGNN\nfrom microtome.data.graph_generators import stochastic_blocks\n"
     "from microtome.learn.graph_training import fit_nodes\ngraph = stochastic_blocks(800, 4, features=32)\n"

@@ -154,9 +154,9 @@ STUDY = Study(
     threshold="Exact to 1e-9; lower ends of the correlations above 0.5; lower end of the gain above 0.1.",
     measure=measure,
     uses=(
-        "microtome.graphs.resistance",
-        "microtome.learn.transfer_task",
-        "microtome.instruments.graphs.oversquashing",
+        "microtome.graphs.resistance.best_edges",
+        "microtome.learn.transfer_task.train_transfer",
+        "microtome.instruments.graphs.oversquashing.Oversquashing",
     ),
     example="from microtome.data.graph_generators import ring_of_cliques\n"
     "from microtome.graphs.resistance import LowerTotalResistance\n"

@@ -140,9 +140,9 @@ STUDY = Study(
     threshold="Counts exactly equal for every seed; lower end of the interval of the gain above 0.1.",
     measure=measure,
     uses=(
-        "microtome.graphs.refinement",
-        "microtome.data.graph_generators",
-        "microtome.instruments.graphs.weisfeiler_leman",
+        "microtome.graphs.refinement.weisfeiler_leman",
+        "microtome.data.graph_generators.small_graphs",
+        "microtome.instruments.graphs.weisfeiler_leman.WeisfeilerLeman",
     ),
     example="from microtome.data.graph_generators import small_graphs\n"
     "from microtome.graphs.refinement import weisfeiler_leman\n"

@@ -114,9 +114,9 @@ STUDY = Study(
     threshold="Lower ends of the intervals of the rise and of clean less noisy above 0.1; rank correlation above 0.5.",
     measure=measure,
     uses=(
-        "microtome.graphs.homophily",
-        "microtome.data.graph_generators",
-        "microtome.instruments.graphs.homophily",
+        "microtome.graphs.homophily.label_informativeness",
+        "microtome.data.graph_generators.add_edges_by_pattern",
+        "microtome.instruments.graphs.homophily.Homophily",
     ),
     example="from microtome.data.graph_generators import add_edges_by_pattern, stochastic_blocks\n"
     "from microtome.graphs.homophily import class_edges, profile_similarity\n"

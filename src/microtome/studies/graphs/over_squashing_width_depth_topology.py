@@ -170,9 +170,9 @@ STUDY = Study(
     threshold="0 violations; lower ends of the intervals above 0.2 (correlation) and 0.1 (accuracies).",
     measure=measure,
     uses=(
-        "microtome.learn.transfer_task",
-        "microtome.graphs.resistance",
-        "microtome.instruments.graphs.oversquashing",
+        "microtome.learn.transfer_task.train_transfer",
+        "microtome.graphs.resistance.resistances",
+        "microtome.instruments.graphs.oversquashing.Oversquashing",
     ),
     example="from microtome.learn.transfer_task import node_jacobians\n"
     "from microtome.data.graph_generators import barbell\nfrom torch_geometric.nn import GCN\nimport torch\n"

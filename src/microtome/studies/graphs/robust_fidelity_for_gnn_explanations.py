@@ -135,7 +135,11 @@ STUDY = Study(
     control="The classic measure on the same explanations, networks and graphs; entropy of answers on changed graphs.",
     threshold="Lower ends of the intervals of the differences above 0.05; accuracy of the networks above 0.9.",
     measure=measure,
-    uses=("microtome.graphs.fidelity", "microtome.graphs.goat", "microtome.data.graph_generators"),
+    uses=(
+        "microtome.graphs.fidelity.robust_fidelity",
+        "microtome.graphs.goat.GOAt",
+        "microtome.data.graph_generators.two_motifs",
+    ),
     example="from microtome.graphs.fidelity import robust_fidelity\n"
     "plus, minus = robust_fidelity(explainer, explanation, alpha1=0.1, alpha2=0.9)",
 )

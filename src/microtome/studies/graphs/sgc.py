@@ -133,7 +133,7 @@ STUDY = Study(
     threshold="Mean difference of accuracy at least -0.01; lower end of the ratio of times above 3; filter exact "
     "to 1e-6.",
     measure=measure,
-    uses=("torch_geometric.nn.SGConv", "microtome.data.graph_generators"),
+    uses=("torch_geometric.nn.SGConv", "microtome.data.graph_generators.stochastic_blocks"),
     example="from torch_geometric.nn import SGConv\nfrom microtome.data.graph_generators import stochastic_blocks\n"
     "graph = stochastic_blocks(1500, 5, features=64)\nprint(SGConv(64, 5, K=2)(graph.x, graph.edge_index).shape)",
 )
