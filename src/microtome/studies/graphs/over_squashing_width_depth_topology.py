@@ -51,7 +51,9 @@ def _pairs(graph: Any, depth: int, seed: int) -> tuple[float, float, int]:
     )
     # |J|_F <= sqrt(width) * product of spectral norms * (A^depth)_vu, for ReLU does not lengthen anything.
     size = float(
-        torch.stack([torch.linalg.matrix_norm(c.lin.weight.double(), 2) for c in network.convs]).prod()
+        torch.stack(
+            [torch.linalg.matrix_norm(c.lin.weight.detach().double(), 2) for c in network.convs]
+        ).prod()
     )
     bound = 8**0.5 * size * torch.linalg.matrix_power(step, depth)
     violated = int((norms > bound * (1 + 1e-5) + 1e-12).sum())
