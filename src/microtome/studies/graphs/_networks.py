@@ -18,17 +18,22 @@ class NodeNetwork(nn.Module):
     """Convolutions with ReLU and dropout between; ``residual`` adds each layer's input to its output."""
 
     def __init__(
-        self, build: Callable[[int, int], nn.Module], widths: Sequence[int], *, residual: bool = False
+        self,
+        build: Callable[[int, int], nn.Module],
+        widths: Sequence[int],
+        *,
+        residual: bool = False,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
         self.convs = nn.ModuleList(build(a, b) for a, b in itertools.pairwise(widths))
-        self.residual = residual
+        self.residual, self.dropout = residual, dropout
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         """[nodes, d] -> [nodes, k]."""
         for i, conv in enumerate(self.convs):
             if i:
-                x = F.dropout(F.relu(x), 0.5, self.training)
+                x = F.dropout(F.relu(x), self.dropout, self.training)
             y = conv(x, edge_index)
             x = x + y if self.residual and y.shape == x.shape else y
         return x

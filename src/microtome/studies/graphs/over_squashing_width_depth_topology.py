@@ -70,13 +70,13 @@ def _radius(
     width: int, depth: int, edges: Tensor, nodes: int, distance: int, seed: int, steps: int
 ) -> tuple[float, float]:
     widths = [CLASSES] + [width] * (depth - 1) + [CLASSES]
-    network = n.seeded(partial(n.NodeNetwork, GCNConv, widths), seed)
+    network = n.seeded(partial(n.NodeNetwork, GCNConv, widths, dropout=0.0), seed)
     return train_transfer(network, edges, nodes, 0, distance, classes=CLASSES, steps=steps, seed=seed)
 
 
 def measure(smoke: bool, seed: int = 0) -> Measured:
     """Bounds and commute times on random networks; transfer by width, by depth and after rewiring."""
-    seeds, steps = (2, 6) if smoke else (5, 120)
+    seeds, steps = (2, 6) if smoke else (5, 200)
     graphs = {
         "barbell": barbell(6, 2), "ring of cliques": ring_of_cliques(6, 4),
         "blocks": stochastic_blocks(40, 2, degree=4, homophily=0.97, features=2, seed=seed),
@@ -84,7 +84,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     numbers: dict[str, float] = {"violations of the bound": 0.0}
     partials = []
     for name, graph in graphs.items():
-        found = [_pairs(graph, 6, s) for s in range(seed, seed + seeds)]
+        found = [_pairs(graph, 6, s) for s in range(100 + seed, 100 + seed + seeds)]
         numbers |= n.summary(f"rank correlation with commute time, {name}", [f[0] for f in found])
         numbers |= n.summary(f"the same, distance taken out, {name}", [f[1] for f in found])
         numbers["violations of the bound"] += sum(f[2] for f in found)
@@ -93,7 +93,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     points = []
     sweeps: dict[str, dict[int, list[float]]] = {"width": {}, "depth": {}}
     slopes: dict[int, list[float]] = {}
-    for s in range(seed, seed + seeds):
+    for s in range(100 + seed, 100 + seed + seeds):
         for width in (4, 16, 64):
             sweeps["width"].setdefault(width, []).append(
                 _radius(width, distance, ring(nodes), nodes, distance, s, steps)[0]
@@ -105,7 +105,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     shapes: dict[str, list[float]] = {"ring": [], "crossed ring": [], "two shortcuts": []}
     shortcut = torch.tensor([[0, 1], [nodes // 2, nodes // 2 - 1]])
     shortened = torch.cat([ring(nodes), shortcut, shortcut.flip(0)], 1)
-    for s in range(seed, seed + seeds):
+    for s in range(100 + seed, 100 + seed + seeds):
         for name, edges in (
             ("ring", ring(nodes)),
             ("crossed ring", ring(nodes, True)),
@@ -154,6 +154,9 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         conditions=(
             f"A GCN on a ring of {nodes} nodes, four classes, {steps} steps; width from 4 at depth 4, depth from 4 "
             f"at width 16.",
+            "A first run trained with dropout, and no network of depth 4 learned the task at all, so neither "
+            "width nor depth "
+            "could be told; there is none now, and the seeds are new.",
             "Shortcuts join the two sides of the ring directly; the distance falls with the commute time there.",
         ),
     )  # fmt: skip
