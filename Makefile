@@ -45,7 +45,7 @@ endef
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "ARGS adds arguments: make test ARGS='-n 2 -k papers'. PYTHON chooses the interpreter (3.11 or newer)."
+	@echo "ARGS adds arguments: make test ARGS='-k papers'. PYTHON chooses the interpreter (3.11 or newer)."
 
 .PHONY: setup
 setup: $(VENV)/.done-core ## Make .venv with the pinned requirements and microtome itself
@@ -66,9 +66,9 @@ calibrate: $(VENV)/.done-core ## Read every instrument on networks of known answ
 	@$(VENV)/bin/microtome calibrate $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.done-test ## Run the tests
+test: $(VENV)/.done-test ## Run the tests, on as many cores as there are, at most 4
 	$(as_pinned)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(VENV)/.done-test ## Run the slow tests
