@@ -1,4 +1,4 @@
-"""Loss along directions that are fair to rescaled filters, for every member at once; paths of training (Li et al. 2018).
+"""Loss along directions that are fair to rescaled filters, for every member; paths of training (Li et al. 2018).
 
 The instrument ``dynamics/loss_landscape`` asks the same of one network.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from microtome.errors import UsageError
+from microtome.population.curvature import extreme_curvatures
 from microtome.population.population import Population
 from microtome.population.program import Loss, State, cross_entropy
 
@@ -114,6 +115,7 @@ def random_walk_share(components: int = 2) -> float:
 __all__ = [
     "Scale",
     "directions",
+    "extreme_curvatures",
     "line",
     "moved",
     "non_convexity",
