@@ -6,8 +6,9 @@ included: maps are judged by deletion (quantus) against a random order and the s
 attack is checked by noise of the same strengths and by an unbounded one. What no peer answers (insertion, the other
 checks of an attack) only we are asked.
 
-Time is the median of the repeats of the whole list; peak memory is the growth of the resident set, sampled every
-few milliseconds (peers: of the hungriest one).
+Both sides take turns; ratios are medians over the turns. Processor time of the process is printed next to wall time,
+for with one thread it is what a quiet machine's clock would show. Peak memory is the growth of the resident set,
+sampled every few milliseconds (peers: of the hungriest one).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import time
 import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -289,18 +290,35 @@ def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable
     }
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float, str]:
-    """Seconds, peak MiB and the error, if any."""
+class Timed(NamedTuple):
+    """What one question took."""
+
+    wall: float
+    """Seconds on the clock."""
+    cpu: float
+    """Seconds of this process on the processor."""
+    memory: float
+    """MiB at the peak."""
+    error: str = ""
+
+
+def timed(work: Callable[[], object]) -> Timed:
+    """Do it once."""
     error = ""
     with Watch() as watch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         try:
             work()
         except Exception as raised:
             error = f"{type(raised).__name__}: {str(raised).splitlines()[0][:90] if str(raised) else ''}"
-        seconds = time.perf_counter() - began
-    return seconds, watch.growth, error
+        wall, cpu = time.perf_counter() - began, time.process_time() - used
+    return Timed(wall, cpu, watch.growth, error)
+
+
+def _line(turns: list[Timed]) -> str:
+    wall, cpu = statistics.median(t.wall for t in turns), statistics.median(t.cpu for t in turns)
+    return f"{wall:8.2f} s {cpu:8.2f} s cpu {max(t.memory for t in turns):8.0f} MiB"
 
 
 def main() -> None:
@@ -332,8 +350,8 @@ def main() -> None:
                 raise SystemExit(f"not measured: {broken}")
             return findings
 
-        peers: dict[str, list[tuple[float, float, str]]] = {q: [] for q in questions}
-        mine: list[tuple[float, float, str]] = []
+        peers: dict[str, list[Timed]] = {q: [] for q in questions}
+        mine: list[Timed] = []
         for turn in range(repeats + 1):
             results = {q: timed(work) for q, work in questions.items()}
             for p in model.parameters():
@@ -345,22 +363,26 @@ def main() -> None:
                 mine.append(own)
             if repeats == 1:
                 break
-        total = sum(statistics.median(r[0] for r in rs) for rs in peers.values())
-        hungriest = max(max(r[1] for r in rs) for rs in peers.values())
-        seconds, memory = statistics.median(r[0] for r in mine), max(r[1] for r in mine)
         print(f"{name}: N={arguments.rows} threads={arguments.threads} repeats={repeats}")
         for question, rs in peers.items():
-            note = f"  ({rs[-1][2]})" if rs[-1][2] else ""
-            print(
-                f"  {question:42s} {statistics.median(r[0] for r in rs):8.2f} s {max(r[1] for r in rs):8.0f} MiB{note}"
-            )
-        print(f"  {'peers one after another':42s} {total:8.2f} s {hungriest:8.0f} MiB (hungriest)")
-        if mine[-1][2]:
-            raise SystemExit(f"our examination failed: {mine[-1][2]}")
-        print(f"  {'microtome, one examination':42s} {seconds:8.2f} s {memory:8.0f} MiB")
+            note = f"  ({rs[-1].error})" if rs[-1].error else ""
+            print(f"  {question:48s} {_line(rs)}{note}")
+        turns = [
+            Timed(sum(r.wall for r in one), sum(r.cpu for r in one), max(r.memory for r in one))
+            for one in zip(*peers.values(), strict=True)
+        ]
+        print(f"  {'peers one after another, the hungriest':48s} {_line(turns)}")
+        if mine[-1].error:
+            raise SystemExit(f"our examination failed: {mine[-1].error}")
+        print(f"  {'microtome, one examination':48s} {_line(mine)}")
+        wall, cpu = (
+            statistics.median(getattr(t, part) / getattr(m, part) for t, m in zip(turns, mine, strict=True))
+            for part in ("wall", "cpu")
+        )
+        memory = max(m.memory for m in mine) / max(*(t.memory for t in turns), 1.0)
         print(
-            f"  ratio of time peers / microtome {total / seconds:.2f}, "
-            f"of memory microtome / hungriest {memory / max(hungriest, 1):.2f}"
+            f"  peers / microtome: wall time {wall:.2f}, processor time {cpu:.2f}; "
+            f"memory, microtome / hungriest: {memory:.2f}"
         )
     packages = (
         "torch",

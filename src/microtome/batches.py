@@ -73,10 +73,19 @@ class Batch:
 
     def leaves(self) -> list[Any]:
         """All leaves of (args, kwargs) in a fixed order."""
+        if self._plain:
+            return list(self.args)
         return pytree.tree_leaves((self.args, dict(self.kwargs)))
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the call is of tensors and nothing else, as most are."""
+        return not self.kwargs and all(isinstance(a, Tensor) for a in self.args)
 
     def with_leaves(self, leaves: Sequence[Any], **changes: Any) -> Batch:
         """The same call with other leaves."""
+        if self._plain:
+            return replace(self, args=tuple(leaves), **changes)
         _, spec = pytree.tree_flatten((self.args, dict(self.kwargs)))
         args, kwargs = pytree.tree_unflatten(list(leaves), spec)
         return replace(self, args=args, kwargs=kwargs, **changes)

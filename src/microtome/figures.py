@@ -626,7 +626,7 @@ def _image(
     pixels = (share * 255).round().astype(np.uint8)
     grow = max(1, math.ceil(GRID_PIXELS / max(pixels.shape[:2])))  # small images stay sharp when drawn large
     pixels = pixels.repeat(grow, axis=0).repeat(grow, axis=1)
-    url = "data:image/png;base64," + base64.b64encode(png(pixels)).decode("ascii")
+    url = "data:image/png;base64," + base64.b64encode(png(pixels, level=3)).decode("ascii")
     return url, float(format_number(low)), float(format_number(high))
 
 

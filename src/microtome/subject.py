@@ -173,6 +173,16 @@ class Subject:
         ]
         return len(every) > len(names)
 
+    @cached_property
+    def places(self) -> dict[str, tuple[dict[str, Tensor | None], str]]:
+        """Where the model keeps each parameter and buffer: a module's own table, and the name in it."""
+        return {
+            f"{path}.{name}" if path else name: (table, name)
+            for path, module in self.model.named_modules(remove_duplicate=False)
+            for table in (module._parameters, module._buffers)
+            for name in table
+        }
+
     @property
     def has_structure(self) -> bool:
         """Whether its data are graphs with an ``edge_index``."""

@@ -8,6 +8,7 @@ position); m counts predictions, n examples.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -88,13 +89,23 @@ task = source("task", named=True)
 
 def _kept(targets: Tensor | None, task: Task) -> Tensor | None:
     """Positions that have something to predict, or None when all have."""
+    global _last_kept
     if targets is None or not task.categorical:
         return None
-    aligned = task.aligned_targets(targets)
-    if torch._C._functorch.is_functorch_wrapped_tensor(aligned):
+    if torch._C._functorch.is_functorch_wrapped_tensor(targets):
         return None  # inside vmap nothing may depend on values; the loss gives ignored positions 0 anyway
-    ignored = aligned == IGNORE
-    return None if not bool(ignored.any()) else (~ignored).nonzero()[:, 0]
+    # The same targets are asked for in every world of a slice.
+    version = -1 if targets.is_inference() else targets._version
+    tensor, *known, kept = _last_kept
+    if tensor is not None and tensor() is targets and known == [version, task]:
+        return kept
+    ignored = task.aligned_targets(targets) == IGNORE
+    kept = None if not bool(ignored.any()) else (~ignored).nonzero()[:, 0]
+    _last_kept = (weakref.ref(targets), version, task, kept)
+    return kept
+
+
+_last_kept: tuple[weakref.ref[Tensor] | None, int, Task | None, Tensor | None] = (None, 0, None, None)
 
 
 @signal

@@ -29,6 +29,20 @@ from microtome.task import primary_output
 NO_SITE = "inputs are integers, and no embedding layer was found to stand for them"
 
 
+@contextmanager
+def _in_their_places(subject: Subject, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with other parameters and buffers, by name."""
+    places = [subject.places[name] for name in tensors]
+    before = [table[name] for table, name in places]
+    try:
+        for (table, name), tensor in zip(places, tensors.values(), strict=True):
+            table[name] = tensor
+        yield
+    finally:
+        for (table, name), old in zip(places, before, strict=True):
+            table[name] = old
+
+
 class Call:
     """One world's call of the model on one slice."""
 
@@ -154,11 +168,12 @@ class Call:
             if names or entered is not None:
                 stack.enter_context(watching(subject.model, visit, names, entered=entered))
             try:
-                if overrides:
-                    # Looking for shared tensors takes longer than a small network's forward.
-                    result = functional_call(
-                        subject.model, overrides, args, kwargs, tie_weights=subject.shares_parameters
-                    )
+                if overrides and subject.shares_parameters:
+                    result = functional_call(subject.model, overrides, args, kwargs)
+                elif overrides:
+                    # The same; looking for shared tensors takes longer than a small network's forward.
+                    stack.enter_context(_in_their_places(subject, overrides))
+                    result = subject.model(*args, **kwargs)
                 else:
                     result = subject.model(*args, **kwargs)
             except StopForward:
