@@ -79,10 +79,9 @@ def examine(
         if resume is not None:
             _refuse_with_resume(target, subject, choice)
             exam = _resumed(resume, store, conditions, watcher, calibrate)
-        elif checkpoints is not None:
-            exam = _along(checkpoints, member, target, subject, choice, store, conditions, watcher)
         else:
-            exam = _examined(target, subject, choice, store, conditions, watcher, calibrate)
+            along = None if checkpoints is None else (checkpoints, member)
+            exam = _examined(target, subject, choice, store, conditions, watcher, calibrate, along)
     return conclude(exam, conditions, fail_on=fail_on, report=report, json=json, store=store)
 
 
@@ -128,53 +127,28 @@ def _examined(
     conditions: Sequence[Node],
     watcher: Any,
     calibrate: bool,
+    checkpoints: tuple[str, int] | None,
 ) -> Examination:
+    """Examine the network, or with ``checkpoints`` (folder, member) each of those in the folder."""
     request = Request.read(choice)
     _check_names(conditions, request.names)
-    from microtome.examination import examine as run
+    model, data, options = load_subject(target, subject, choice.seed)
+    asked = request.keywords() | {
+        "seed": request.seed,
+        "store": store or "",  # None would keep the run in memory only
+        "watcher": watcher,
+        "command": _command(),
+    }
+    if checkpoints is None:
+        from microtome.examination import examine as run
 
-    model, data, keywords = load_subject(target, subject, choice.seed)
-    return run(
-        model,
-        data,
-        **request.keywords(),
-        seed=request.seed,
-        store=store or "",  # None would keep the run in memory only
-        watcher=watcher,
-        command=_command(),
-        calibration="take" if calibrate else "none",
-        **keywords,
-    )
-
-
-def _along(
-    folder: str,
-    member: int,
-    target: str | None,
-    subject: SubjectOptions,
-    choice: Choice,
-    store: str | None,
-    conditions: Sequence[Node],
-    watcher: Any,
-) -> Examination:
-    request = Request.read(choice)
-    _check_names(conditions, request.names)
+        return run(model, data, **asked, calibration="take" if calibrate else "none", **options)
     from microtome.trajectory import examine_checkpoints
 
-    model, data, keywords = load_subject(target, subject, choice.seed)
+    folder, member = checkpoints
+    trust = subject.trust_pickle
     return examine_checkpoints(
-        model,
-        data,
-        folder,
-        member=member,
-        trust=subject.trust_pickle,
-        **request.keywords(),
-        seed=request.seed,
-        store=store or "",
-        told=say,
-        watcher=watcher,
-        command=_command(),
-        subject_options=keywords,
+        model, data, folder, member=member, trust=trust, told=say, subject_options=options, **asked
     )
 
 
