@@ -76,7 +76,7 @@ def delays(found: Recording) -> tuple[Tensor, Tensor, Tensor]:
             held = smoothed(curve[at:, i : i + 1, TEST], SMOOTH)
             low, high = curve[at, i, TEST], held.amax()
             gain[i] = high - low
-            done = reached(found.steps[at:], held, float(low + 0.9 * (high - low)))
+            done = reached(found.steps[at:], held, min(float(low + 0.9 * (high - low)), float(high)))
             ratio[i] = done[0] / max(first, EVERY)
     return fit, ratio, gain
 
@@ -209,8 +209,8 @@ STUDY = Study(
     "half, for what correlation the search over lags gives by itself.",
     threshold="Gain after the fit at depth 12 above that at depth 3 with the 95 % interval of the paired difference, "
     "at least half of the deep networks grokking (gain of 0.1 or more, three times as late as the fit) and no fewer "
-    "than of the shallow; best-lag correlation of rank less norm above 0 with its interval over all runs; more runs with "
-    "two surges of at least 0.05 at depth 12 than at depth 3. All three: reproduced; one or two: partly.",
+    "than of the shallow; best-lag correlation of rank less norm above 0 with its interval over all runs; more runs "
+    "with two surges of at least 0.05 at depth 12 than at depth 3. All three: reproduced; one or two: partly.",
     measure=measure,
     uses=(
         "microtome.instruments.represent.feature_rank.FeatureRank",
