@@ -33,7 +33,7 @@ class SkipMLP(nn.Module):
         for layer in self.hidden:
             y = layer(_normed(h)).relu()
             h = h + y if self.skip else y
-        return self.head(_normed(h))  # type: ignore[no-any-return]
+        return self.head(_normed(h))
 
 
 def _normed(h: Tensor) -> Tensor:
