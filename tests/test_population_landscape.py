@@ -48,7 +48,7 @@ def test_a_line_is_the_loss_of_moved_networks(population):
 
 
 def test_rescaled_layers_give_one_line_only_when_normalised(population):
-    other = land.rescaled(population, "0", "2", 8.0)
+    other = land.rescaled(population, "0", "2", torch.tensor(8.0))
     torch.testing.assert_close(other.predict(X), population.predict(X))
     steps = [-1.0, 0.0, 1.0]
     one, two = (land.line(p, land.directions(p, 2), steps, X, Y) for p in (population, other))
@@ -57,8 +57,8 @@ def test_rescaled_layers_give_one_line_only_when_normalised(population):
     assert not torch.allclose(
         land.line(population, raw, steps, X, Y), land.line(other, raw, steps, X, Y), rtol=0.05
     )
-    with pytest.raises(UsageError, match="no layer 'nine'"):
-        land.rescaled(population, "nine", "2", 2.0)
+    with pytest.raises(UsageError, match="no 'nine"):
+        land.rescaled(population, "nine", "2", torch.tensor(2.0))
 
 
 def test_extreme_curvatures_are_those_of_the_hessian(population):
@@ -85,7 +85,8 @@ def test_non_convexity_of_a_parabola_and_of_a_hat():
 
 def test_a_long_walk_has_the_share_that_theory_gives():
     walk = torch.randn(400, 1, 4000, generator=torch.Generator().manual_seed(0)).cumsum(0)
-    assert float(land.path_share(walk, 1)) == pytest.approx(6 / math.pi**2, abs=0.02)
+    assert float(land.path_share(walk, 1)) == pytest.approx(8 / math.pi**2, abs=0.02)
+    assert land.random_walk_share(2) == pytest.approx(8 / math.pi**2 * (1 + 1 / 9))
     straight = torch.arange(9.0)[:, None, None] * torch.ones(1, 1, 5)
     assert float(land.path_share(straight, 1)) == pytest.approx(1)
 
