@@ -58,4 +58,20 @@ def sum_coefficients(logits: Tensor) -> Tensor:
     return (mean @ waves.T) / waves.square().sum(1)
 
 
-__all__ = ["fourier_basis", "frequency_power", "phase", "purity", "sum_coefficients"]
+def sum_waves(p: int, frequencies: Tensor) -> Tensor:
+    """[p^2, 2 k] orthonormal columns: cosine and sine of 2 pi f (x + y) / p over all pairs, for each frequency [k]."""
+    place = torch.arange(p, dtype=torch.float64)
+    total = (place[:, None] + place).flatten()
+    angle = 2 * math.pi * total[:, None] * frequencies.double() / p
+    return torch.cat([angle.cos(), angle.sin()], 1) * 2**0.5 / p
+
+
+def gini(values: Tensor) -> Tensor:
+    """[..., n] -> [...] inequality of lengths: 0 when all are equal, (n - 1) / n when one has everything."""
+    ordered = values.double().sort(-1).values
+    n = values.shape[-1]
+    rank = 2 * torch.arange(1, n + 1, dtype=torch.float64) - n - 1
+    return (ordered * rank).sum(-1) / (n * ordered.sum(-1)).clamp(min=1e-300)
+
+
+__all__ = ["fourier_basis", "frequency_power", "gini", "phase", "purity", "sum_coefficients", "sum_waves"]
