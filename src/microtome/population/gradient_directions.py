@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from microtome.population.population import Population
-from microtome.population.program import Loss, Program, cross_entropy
+from microtome.population.program import Loss, Program, Route, cross_entropy
 
 
 def batch_gradients(
@@ -21,9 +21,10 @@ def batch_gradients(
 ) -> Tensor:
     """[b, N, p] the gradient of every batch (its rows), in the mode of the template: dropout counts in training mode.
 
-    Batches of one size are traced once.
+    Batches of one size are traced once, where they are enough to repay it.
     """
-    program = Program(population.template, loss, (False, False))
+    route: Route = "traced" if len(batches) > 8 else "vmap"
+    program = Program(population.template, loss, (False, False), route=route)
     found = []
     for rows in batches:
         _, g, _ = program(population.parameters, population.buffers, inputs[rows], targets[rows])

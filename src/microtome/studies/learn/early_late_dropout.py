@@ -77,6 +77,7 @@ class Regime:
             options={"weight_decay": 0.01},
             steps=self.steps,
             batch_size=self.batch,
+            route="traced" if self.steps > 50 else "vmap",
         )
         observers = [(DropoutSchedule(by_member(schedules)), every(1))]
         if watch is not None:

@@ -72,6 +72,7 @@ def _trained(scene: Scene, settings: list[Setting], seeds: range, steps: int) ->
         schedule=by_member([rates[kind] for kind in kinds]),
         steps=steps,
         batch_size=50,
+        route="traced" if steps > 50 else "vmap",
     )
     train(population, *scene.learnt, recipe)
     return population
