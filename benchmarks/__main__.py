@@ -17,6 +17,7 @@ PARTS: dict[str, tuple[str, list[str]]] = {
     "Many networks at once, one thread": ("benchmarks.population", ["--threads", "1"]),
     "Many networks at once, two threads": ("benchmarks.population", ["--threads", "2"]),
     "The lab with a large store, in the browser": ("benchmarks.web", []),
+    "Explanations of nodes": ("benchmarks.graphs", []),
     "Peak memory against the number of examples": ("benchmarks.memory", []),
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
