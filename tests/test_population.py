@@ -9,7 +9,17 @@ from torch import nn
 
 from microtome.data.digits import digits
 from microtome.errors import UsageError
-from microtome.population import Population, Recipe, Recorder, Recording, every, geometric, orders, train
+from microtome.population import (
+    Population,
+    Recipe,
+    Recorder,
+    Recording,
+    SequentialWarning,
+    every,
+    geometric,
+    orders,
+    train,
+)
 from microtome.registry import instrument
 
 torch.manual_seed(0)
@@ -194,7 +204,8 @@ class Branching(nn.Module):
 def test_what_cannot_be_batched_is_trained_one_after_another_and_says_so():
     population = Population.of(Branching, seeds=[0, 1, 2])
     twins = [population.member(i) for i in range(3)]
-    done = train(population, X, Y, Recipe(rate=0.1, epochs=2, batch_size=15))
+    with pytest.warns(SequentialWarning, match="one after another"):
+        done = train(population, X, Y, Recipe(rate=0.1, epochs=2, batch_size=15))
     assert done.route == "sequential"
     assert done.note.startswith("members are trained one after another: ") and "\n" not in done.note
     for i, twin in enumerate(twins):

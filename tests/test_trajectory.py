@@ -95,3 +95,11 @@ def test_wrong_members_and_no_folder(recorded, tmp_path):
         checkpoints(recorded[0], network(), 2)
     with pytest.raises(UsageError, match="MT441 there is no such folder"):
         checkpoints(tmp_path / "nothing", network())
+
+
+def test_a_run_is_not_resumed_as_checkpoints(tmp_path, capsys):
+    assert (
+        command(["examine", "--resume", "latest", "--checkpoints", str(tmp_path), "--store", str(tmp_path)])
+        == 2
+    )
+    assert "MT117" in capsys.readouterr().err

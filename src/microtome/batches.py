@@ -133,7 +133,12 @@ class Batch:
     def tokens(self) -> Tensor | None:
         """[n, l] token ids: the first integer input that is a sequence; None without one."""
         for leaf, on in zip(self.leaves(), self.batched, strict=True):
-            if on and isinstance(leaf, Tensor) and leaf.dim() == 2 and leaf.dtype in (torch.int32, torch.int64):
+            if (
+                on
+                and isinstance(leaf, Tensor)
+                and leaf.dim() == 2
+                and leaf.dtype in (torch.int32, torch.int64)
+            ):
                 return leaf
         return None
 

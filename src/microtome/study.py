@@ -10,14 +10,12 @@ The state of a paper, and the atlas, are read from those records alone.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import importlib
 import inspect
 import json
 import math
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -175,11 +173,11 @@ def as_json(found: Run) -> str:
     return json.dumps(rounded(asdict(found)), indent=1, allow_nan=False)
 
 
-def record(found: Run) -> Path:
-    """Write a full run where the atlas and ``microtome papers`` read it."""
+def record(found: Mapping[str, Any]) -> Path:
+    """Write a full run, as :func:`as_json` gives it, where the atlas and ``microtome papers`` read it."""
     RECORDS.mkdir(exist_ok=True)
-    path = RECORDS / f"{found.paper}.json"
-    path.write_text(as_json(found) + "\n", encoding="utf-8")
+    path = RECORDS / f"{found['paper']}.json"
+    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return path
 
 
@@ -244,15 +242,3 @@ def records() -> dict[str, dict[str, Any]]:
 def recorded() -> dict[str, str]:
     """The verdict of every paper whose study was run in full, by slug."""
     return {slug: each["verdict"] for slug, each in records().items()}
-
-
-def main(study: Study) -> None:
-    """``python -m microtome.studies.<room>.<slug> [--full] [--seed N]``: run one study, record a full run."""
-    parser = argparse.ArgumentParser(description=study.claim)
-    parser.add_argument("--full", action="store_true", help="the scale that decides; minutes")
-    parser.add_argument("--seed", type=int, default=0, help="shift every seed")
-    options = parser.parse_args()
-    found = run(study, smoke=not options.full, seed=options.seed)
-    if options.full and not options.seed:
-        record(found)
-    sys.stdout.write(as_json(found) + "\n")

@@ -77,7 +77,7 @@ def examine(
     writable_report(report)
     with progress() as watcher:
         if resume is not None:
-            _refuse_with_resume(target, subject, choice)
+            _refuse_with_resume(target, subject, choice, checkpoints)
             exam = _resumed(resume, store, conditions, watcher, calibrate)
         else:
             along = None if checkpoints is None else (checkpoints, member)
@@ -156,10 +156,13 @@ def _command() -> str:
     return shlex.join(["microtome", *sys.argv[1:]])
 
 
-def _refuse_with_resume(target: str | None, subject: SubjectOptions, choice: Choice) -> None:
+def _refuse_with_resume(
+    target: str | None, subject: SubjectOptions, choice: Choice, checkpoints: str | None
+) -> None:
     # Memory and device may come from the environment, which says nothing about this run.
     subject, choice = replace(subject, device=None), replace(choice, memory=DEFAULT_CHOICE.memory)
-    if target is not None or subject != DEFAULT_SUBJECT or choice != DEFAULT_CHOICE:
+    given = target is not None or checkpoints is not None
+    if given or subject != DEFAULT_SUBJECT or choice != DEFAULT_CHOICE:
         raise UsageError(
             "MT117",
             "--resume continues a run as it was begun",

@@ -152,28 +152,28 @@ def run_studies(
         raise UsageError(
             "MT423", "only full runs from seed 0 are recorded", fix="give --scale full, and no --seed"
         )
-    found: list[dict[str, Any]] = []
+    if record:
+        from microtome.study import record as keep
+    found: dict[str, list[dict[str, Any]]] = {slug: [] for slug in chosen}
     failed: list[str] = []
+    done = 0
     for task, text, error in _outcomes(chosen, scale, jobs, seed, repeat):
-        count = f"[{len(found) + len(failed) + 1}/{len(chosen) * repeat}]"
+        done += 1
+        count = f"[{done}/{len(chosen) * repeat}]"
         if error:
             failed.append(task.slug)
             say(f"{count} {task.slug}: failed: {error}")
             continue
         each = json_text.loads(text)
-        found.append(each)
-        word = each["verdict"] if scale == "full" else "runs"
-        say(
-            f"{count} {task.slug}{f' (seed {task.seed})' if task.seed else ''}: {word}, {_seconds(each['seconds'])}"
-        )
-    results = [
-        _with_repeats([each for each in found if each["paper"] == slug])
-        for slug in chosen
-        if any(e["paper"] == slug for e in found)
-    ]
-    if record:
-        for each in results:
-            _record(each)
+        found[task.slug].append(each)
+        said = each["verdict"] if scale == "full" else "runs"
+        shift = f" (seed {task.seed})" if task.seed else ""
+        say(f"{count} {task.slug}{shift}: {said}, {_seconds(each['seconds'])}")
+        if (
+            record and len(found[task.slug]) == repeat
+        ):  # at once: what was measured is not lost if a later one is
+            keep(_with_repeats(found[task.slug]))
+    results = [_with_repeats(runs) for runs in found.values() if runs]
     if json:
         show_json(results)
     else:
@@ -245,14 +245,6 @@ def _with_repeats(runs: list[dict[str, Any]]) -> dict[str, Any]:
     runs = sorted(runs, key=lambda each: each["seed"])
     others = [{key: each[key] for key in ("seed", "verdict", "decided_by", "seconds")} for each in runs[1:]]
     return {**runs[0], "repeats": others}
-
-
-def _record(each: dict[str, Any]) -> None:
-    from microtome.study import RECORDS
-
-    RECORDS.mkdir(exist_ok=True)
-    text = json_text.dumps(each, indent=1, allow_nan=False) + "\n"
-    (RECORDS / f"{each['paper']}.json").write_text(text, encoding="utf-8")
 
 
 def _row(each: dict[str, Any], scale: str) -> tuple[str, ...]:

@@ -31,13 +31,10 @@ def randomised(
 ) -> tuple[Tensor, Tensor]:
     """Pictures [n, ...] and labels [n], randomised.
 
-    "random labels": every label drawn anew. "shuffled pixels": one permutation of the pixels, the same for all "
-    "pictures.
-    "random pixels": another permutation for each picture. "Gaussian pixels": noise of the mean and deviation of "
-    "all pixels.
-    The labels of changed pictures are the true ones. One seed gives the same permutation whatever n, so training
-    and test
-    pictures can be shuffled alike.
+    "random labels": every label drawn anew. "shuffled pixels": one permutation of the pixels, the same for all
+    pictures. "random pixels": another permutation for each picture. "Gaussian pixels": noise of the mean and
+    deviation of all pixels. The labels of changed pictures are the true ones. One seed gives the same permutation
+    whatever n, so training and test pictures can be shuffled alike.
 
     Raises:
         UsageError: MT496 for an unknown kind.

@@ -2,7 +2,7 @@
 
 from microtome.population.optimizers import ELEMENTWISE
 from microtome.population.population import Population
-from microtome.population.program import Loss, Program, cross_entropy
+from microtome.population.program import Loss, Program, SequentialWarning, cross_entropy
 from microtome.population.recorder import Recorder, Recording
 from microtome.population.training import Moment, Recipe, Trained, every, geometric, orders, train
 
@@ -15,6 +15,7 @@ __all__ = [
     "Recipe",
     "Recorder",
     "Recording",
+    "SequentialWarning",
     "Trained",
     "cross_entropy",
     "every",

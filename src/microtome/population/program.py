@@ -25,6 +25,10 @@ Loss = Callable[[Any, Tensor], Tensor]
 """(what the network returns for a batch, targets) -> a scalar."""
 
 
+class SequentialWarning(UserWarning):
+    """A population cannot be batched, which costs the time it was to save."""
+
+
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean of -log p(target); [..., k] and whole numbers [...] -> scalar.
 
@@ -116,6 +120,7 @@ class Program:
                 self.route = "vmap" if self.route == "traced" else "sequential"
                 if self.route == "sequential":
                     self.note = f"members are trained one after another: {reason}"
+                    warnings.warn(self.note, SequentialWarning, stacklevel=4)
 
     def _by_trace(
         self, parameters: State, buffers: State, inputs: Tensor, targets: Tensor
@@ -169,4 +174,4 @@ class Program:
         return torch.stack(losses), stacked, torch.stack(outputs)
 
 
-__all__ = ["Loss", "Program", "Route", "State", "cross_entropy"]
+__all__ = ["Loss", "Program", "Route", "SequentialWarning", "State", "cross_entropy"]

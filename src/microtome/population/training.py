@@ -261,23 +261,14 @@ class _Run:
             self.optimizer.keep(index, list(self.parameters.values()))
 
     def write_back(self) -> None:
-        """Bring the population up to date: those that stopped as they were then."""
-        whole = self.parameters is self.population.parameters
-        for held, ours in (
-            (self.population.parameters, self.parameters),
-            (self.population.buffers, self.buffers),
-        ):
-            if not whole:
+        """Bring the population up to date: members that still train as they are, the others as they stopped."""
+        population = self.population
+        if self.parameters is not population.parameters:  # cut out: what still trains is not in place
+            for held, ours in ((population.parameters, self.parameters), (population.buffers, self.buffers)):
                 for name, value in ours.items():
                     held[name][self.rows.to(value.device)] = value
-        if whole and self.kept:  # the working tensors are the population's: stopped members moved on since
-            return self._restore_kept()
-        self._restore_kept()
-        return None
-
-    def _restore_kept(self) -> None:
         for members, parameters, buffers in self.kept:
-            for held, old in ((self.population.parameters, parameters), (self.population.buffers, buffers)):
+            for held, old in ((population.parameters, parameters), (population.buffers, buffers)):
                 for name, value in old.items():
                     held[name][members.to(value.device)] = value
 

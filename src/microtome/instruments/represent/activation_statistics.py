@@ -81,7 +81,10 @@ class ActivationStatistics(Instrument):
                 "shares": heatmap(
                     "Idle units and sparsity by layer",
                     [[r.sparsity, r.dead / r.units, r.constant / r.units, r.saturated_share] for r in rows],
-                    row_names=[r.layer for r in rows], row_title="layer", value_title="share", limits=(0, 1),
+                    row_names=[r.layer for r in rows],
+                    row_title="layer",
+                    value_title="share",
+                    limits=(0, 1),
                     column_names=["sparsity", "dead", "constant", "saturated"],
                 )
             },

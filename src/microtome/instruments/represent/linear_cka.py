@@ -111,9 +111,14 @@ class LinearCKA(Instrument):
             },
             figures={
                 "cka": heatmap(
-                    "Linear CKA between layers", table.numpy(), row_names=[names[i] for i in down],
-                    column_names=[names[j] for j in across], row_title=subject.name,
-                    column_title=subjects[-1].name, value_title="CKA", limits=(0, 1),
+                    "Linear CKA between layers",
+                    table.numpy(),
+                    row_names=[names[i] for i in down],
+                    column_names=[names[j] for j in across],
+                    row_title=subject.name,
+                    column_title=subjects[-1].name,
+                    value_title="CKA",
+                    limits=(0, 1),
                 )
             },
             arrays={"cka": table.nan_to_num(0.0).numpy(), "hsic": (sums.sum(0) / weight.sum()).numpy()},

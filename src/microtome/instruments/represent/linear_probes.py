@@ -114,8 +114,13 @@ class LinearProbes(Instrument):
             tables={"layers": Table(columns=columns, rows=tuple(table), caption=halves)},
             figures={
                 "probes": line(
-                    "Linear probes by layer", points, x="layer", y="score", series="read from",
-                    y_title=what, rules=None if common is None else {"majority share": common},
+                    "Linear probes by layer",
+                    points,
+                    x="layer",
+                    y="score",
+                    series="read from",
+                    y_title=what,
+                    rules=None if common is None else {"majority share": common},
                 )
             },
             caveats=tuple(caveats),

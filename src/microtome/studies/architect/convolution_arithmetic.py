@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from microtome.interpret.convolution_arithmetic import Window, convolution_matrix, windows
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 FULL = (range(1, 17), range(1, 8), range(1, 5), range(4), (1, 2))
 SMALL = (range(1, 7), range(1, 4), range(1, 4), range(2), (1, 2))
@@ -130,6 +130,3 @@ STUDY = Study(
     threshold="No exception over all settings; matrices equal within rounding.",
     measure=measure,
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -19,7 +19,7 @@ from microtome.interpret.regenerate import regenerate
 from microtome.interpret.terms import Copy, Einsum, Normalise, Parallel, Pointwise, Rename, Term
 from microtome.interpret.wiring import wiring
 from microtome.nn import families
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 Made = tuple[nn.Module, tuple[Tensor, ...]]
 
@@ -201,6 +201,3 @@ STUDY = Study(
     "forward within 25 % of the predicted.",
     measure=measure,
 )
-
-if __name__ == "__main__":
-    main(STUDY)

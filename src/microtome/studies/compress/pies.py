@@ -16,7 +16,7 @@ from microtome.population import Population, Recipe, train
 from microtome.population.compressed import magnitude_masks, quantised
 from microtome.population.exemplars import class_changes, exemplars, odds_ratio
 from microtome.population.statistics import bootstrap
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 BITS = (8, 4, 3)
@@ -227,6 +227,3 @@ STUDY = Study(
     "flagged = exemplars(a, b, 10)\n"
     "odds_ratio(flagged, rare), class_changes(a, b, y, 10)",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

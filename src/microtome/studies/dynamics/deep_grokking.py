@@ -17,7 +17,7 @@ from microtome.population import Population, Recipe, Recorder, Recording, every,
 from microtome.population.grokking import reached
 from microtome.population.phases import lagged_correlation, layer_ranks, smoothed, surges
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 
 DEPTHS, WIDTH, EXAMPLES = (3, 6, 12), 96, 200
 INFLATED, RATE, DECAY = 3.0, 1e-3, 0.3
@@ -228,6 +228,3 @@ recorder = Recorder(measures={"rank": lambda p: layer_ranks(p, x)[0].mean(1)})
 train(population, x, one_hot, recipe, observers=[(recorder, every(25))])
 recorder.recording.value("rank")  # [t, 6]""",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

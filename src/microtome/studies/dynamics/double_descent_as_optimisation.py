@@ -17,7 +17,7 @@ from microtome.learn.squared_error import half_squared_error
 from microtome.nn.random_features import RandomFeatures
 from microtome.population import Moment, Population, Recipe, train
 from microtome.statistics import auroc, spearman, student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 FOLLOWS, PEAK, FLAT, SPEED = -0.8, 0.1, 0.02, 0.9
 BUDGETS = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6, math.inf)
@@ -237,6 +237,3 @@ STUDY = Study(
     "few, end = descent.weights(1 / descent.top, [100, float('inf')])\n"
     "descent.condition, descent.steps_needed(1 / descent.top, share=1e-3)\n",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -16,7 +16,7 @@ from microtome.learn.squared_error import half_squared_error
 from microtome.nn.deep_linear import DeepLinear, aligned_, gaussian_, orthogonal_, pretrained_, total
 from microtome.population import Moment, Population, Recipe, every, train
 from microtome.statistics import spearman, student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 DEVIATION, ORDER = 0.05, 0.95
 DEEP, FLAT, STEEP = 8, 0.15, 0.3
@@ -232,6 +232,3 @@ STUDY = Study(
     "left, s, right = modes(*tree(3))\n"
     "curves = mode_strength(torch.arange(1000), s, 0.001 * s, tau=1 / 0.01)  # [1000, 8]\n",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -16,7 +16,7 @@ from microtome.population import landscape as land
 from microtome.population.program import State
 from microtome.population.statistics import bootstrap
 from microtome.statistics import spearman, student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 
 SCALES: tuple[land.Scale, ...] = ("filter", "raw")
 DEPTHS = (4, 16, 36)
@@ -278,6 +278,3 @@ along = directions(population, seed=0)
 curves = line(population, along, [i / 10 for i in range(-10, 11)], x, y)  # [5, 21]
 least, most = extreme_curvatures(moved(population, along, 0.5), x, y)""",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

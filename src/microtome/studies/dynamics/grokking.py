@@ -15,7 +15,7 @@ from microtome.nn.modular_mlp import ModularMLP
 from microtome.population import Population, Recipe, Recorder, Recording, every, train
 from microtome.population.grokking import all_reached, reached, scores
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 
 P, WIDTH, RATE, DECAY, STRONG = 31, 128, 5e-3, 0.5, 3.0
 LEVEL = 0.99
@@ -192,6 +192,3 @@ recipe = Recipe(optimizer="adamw", rate=5e-3, steps=2000, options={"weight_decay
 train(population, data.x, data.y, recipe, private=(True, True), observers=[(recorder, every(10))])
 reached(recorder.recording.steps, recorder.recording.value("scores")[..., 1], 0.99)""",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

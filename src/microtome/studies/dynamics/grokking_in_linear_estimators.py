@@ -17,7 +17,7 @@ from microtome.nn.modular_mlp import ModularMLP
 from microtome.population import Population, Recipe, Recorder, every, geometric, train
 from microtome.population.grokking import reached, scores
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 
 LEVEL = 0.95
 MEDIAN, WITHIN, SHARE = 0.05, 0.10, 0.8
@@ -237,7 +237,8 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
             "standard error of a delay was larger than the tolerance, and its tanh students had too few examples to "
             "generalise. It said 'not reproduced'; draws, d and examples were raised, thresholds kept, seeds "
             "changed.",
-            "The tanh students learn by Adam from parameters / ratio examples, threshold 3 % of the variance.",
+            "The tanh students learn by Adam from parameters / ratio examples, threshold 3 % of the variance; "
+            "their rate and size were set after a short pilot.",
         ),
     )
 
@@ -264,6 +265,3 @@ accuracy(fresh, threshold=0.01)
 grokking_times(0.9, 0.01, outputs=8)""",
     relates={"grokking": "scores its delay by loss and by other levels of accuracy"},
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -15,7 +15,7 @@ from microtome.population.fourier import fourier_basis, gini
 from microtome.population.grokking import reached
 from microtome.population.progress import curves, key_frequencies
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 
 P, SHARE, WIDTH, HEADS, HIDDEN, RATE, DECAY = 53, 0.4, 64, 4, 256, 2e-3, 2.0
 KEYS = 5
@@ -201,6 +201,3 @@ keys, explained = key_frequencies(logits)
 progress(logits[0], data.answers[0], data.trained[0], keys[0])   # train, test, restricted, excluded""",
     relates={"grokking": "says what grows unseen during its delay"},
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -21,7 +21,7 @@ from microtome.population.grokking import scores
 from microtome.population.margin import unit_norms
 from microtome.population.muon import Muon
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 
 P, SHARE, WIDTH, RATE, DECAY = 23, 0.6, 512, 5e-3, 5e-5
 NEAR, START, DROP = 0.9, 0.5, 0.2
@@ -245,6 +245,3 @@ recorder.recording.value("ascent")[..., 0]     # cosine with the ascent of each 
         "margin-maximisation-explains-features": "same features",
     },
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -15,7 +15,7 @@ from microtome.nn.taylor import Taylor
 from microtome.population import Moment, Population, Recipe, train
 from microtome.population.tangent_kernel import tangent_kernels
 from microtome.statistics import spearman, student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 RATES = (0.5, 1.0, 1.5, 1.9, 2.2, 2.5, 3.0, 3.5, 4.5, 6.0)
 """In units of 1 / lambda0, the top eigenvalue of the tangent kernel over n at the start."""
@@ -182,6 +182,3 @@ STUDY = Study(
     "net = NTKMLP([64, 512, 1])\n"
     "quadratic = Taylor(net, order=2)  # trains like the network, from the same answers\n",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -15,7 +15,7 @@ from microtome.learn.flat import flat
 from microtome.population import Moment, Population, Recipe, cross_entropy, train
 from microtome.population.gradient_noise import gradient_noise, weighted_at_random
 from microtome.statistics import student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 BATCHES = 4
 SHARPNESS = (0.03, 0.1, 0.3, 1.0)
@@ -279,6 +279,3 @@ STUDY = Study(
     "beyond = moved - e.full_batch(loss, theta, xs, ys, rate, steps=4)\n"
     "predicted = e.regulariser_step(loss, theta, xs, ys, rate)\n",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -16,7 +16,7 @@ from microtome.population import Population, Recipe, Recorder, every, train
 from microtome.population.accessibility import accessibility, concordance, shared_order
 from microtome.population.statistics import bootstrap
 from microtome.statistics import spearman
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 SAME, ACROSS, LEFT, OTHER = 0.7, 0.5, 0.5, 0.1
 BATCH = 32
@@ -199,6 +199,3 @@ STUDY = Study(
     'correct = recorder.recording.correct("test")  # [t, N, n]\n'
     "shared_order(correct), accessibility(correct).argsort()",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

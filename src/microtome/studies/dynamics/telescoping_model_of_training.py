@@ -13,7 +13,7 @@ from microtome.nn.centred_polynomial import CentredPolynomial
 from microtome.population import Moment, Population, Recipe, every, train
 from microtome.population.telescope import Smoother, Telescope, linearised
 from microtome.statistics import spearman, student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 RATES = (0.01, 0.03, 0.1, 0.3)
 CLOSER, AGREE, GROWS = 0.2, 0.99, 0.9
@@ -212,6 +212,3 @@ STUDY = Study(
     "train(population, x, y, recipe, observers=[(telescope, every(1))])\n"
     "telescope.estimate - population.predict(x_new)\n",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -12,7 +12,7 @@ from microtome.learn.flat import flat
 from microtome.learn.training_jacobian import BULK, Regions, overlap, regions, training_jacobian
 from microtome.population import Population, Recipe, train
 from microtome.statistics import student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 RATE = 0.5
 BULK_SHARE, CHAOS, ALIGNED = 0.4, 10.0, 0.95
@@ -226,6 +226,3 @@ STUDY = Study(
     "end, jacobian = training_jacobian(lambda w: loss(call(w, x), y), start, rate=0.5, steps=400)\n"
     "found = regions(jacobian)  # found.values, found.bulk, found.alignment()\n",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

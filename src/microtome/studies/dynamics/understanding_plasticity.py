@@ -17,7 +17,7 @@ from microtome.population.program import Program, cross_entropy
 from microtome.population.slices import cut
 from microtome.population.statistics import bootstrap
 from microtome.statistics import student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 RISE, SAVED, ALONE = 1.5, 0.5, 0.2
 INDICATORS = ("sharpness", "dead units", "gradient norm", "weight norm", "feature rank")
@@ -216,6 +216,3 @@ STUDY = Study(
     'probe(population, x, fresh, Recipe(optimizer="adam", rate=0.003, steps=150))  # [N] loss reached\n'
     "sharpness(population, x, fresh, private=(False, True))",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -7,7 +7,7 @@ from torch import nn
 
 from microtome.interpret.relevance import composite, of_class, relevance
 from microtome.studies.explain import _maps as m
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 MOST_ERROR = 0.01
 ALIKE = 0.5
@@ -128,6 +128,3 @@ STUDY = Study(
     "correlation with the randomised map below 0.5.",
     measure=measure,
 )
-
-if __name__ == "__main__":
-    main(STUDY)

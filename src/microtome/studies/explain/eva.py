@@ -29,7 +29,7 @@ from microtome.signals.interpretation import interpreted
 from microtome.signals.noise import row_uniform
 from microtome.signals.verified_patches import VerifiedPatches
 from microtome.statistics import auroc, student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 from microtome.subject import Subject
 
 RADIUS = 0.05
@@ -329,6 +329,3 @@ STUDY = Study(
     threshold="95 % intervals of the differences above 0 over 10 seeds.",
     measure=measure,
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from microtome.statistics import auroc, spearman
 from microtome.studies.explain import _maps as m
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 SIZE, GLYPH = 12, 4
 TEMPERATURES = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -164,6 +164,3 @@ STUDY = Study(
     "randomised.",
     measure=measure,
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from microtome.interpret.bias_gradients import decomposed
 from microtome.studies.explain import _maps as m
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 REMOVED = (0.3, 0.5, 0.7)
 METHODS: dict[str, m.Maps] = {
@@ -161,6 +161,3 @@ STUDY = Study(
     "intervals.",
     measure=measure,
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -15,7 +15,7 @@ from microtome.interpret.decision_tree import DecisionTree, Grown, grown
 from microtome.interpret.patterns import pattern
 from microtome.interpret.planes import plane_regions
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 
 
 def moons(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -242,6 +242,3 @@ STUDY = Study(
     "equal.",
     measure=measure,
 )
-
-if __name__ == "__main__":
-    main(STUDY)

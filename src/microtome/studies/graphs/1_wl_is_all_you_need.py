@@ -17,7 +17,7 @@ from microtome.graphs.refinement import feature_colours, graph_colours, refine
 from microtome.learn.graph_training import fit_graphs, graph_accuracy
 from microtome.nn.weisfeiler_leman import ColourNetwork
 from microtome.studies.graphs import _networks as n
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 CEILING, HEADROOM, ROUNDS = 0.95, 0.05, 3
 
@@ -134,6 +134,3 @@ STUDY = Study(
     "print(len(weisfeiler_leman(batch.edge_index, batch.batch, 188, x=batch.x, rounds=3)[1].unique()))",
     relates={"gin": "the ceiling is what a network of injective sums could reach"},
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -15,7 +15,7 @@ from microtome.figures import line
 from microtome.learn.graph_training import fit_nodes
 from microtome.nn.dagnn import DAGNN
 from microtome.studies.graphs import _networks as n
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 COLLAPSE, KEEPS = 0.1, 0.03
 
@@ -134,6 +134,3 @@ STUDY = Study(
         "evaluating-deep-gnns-dgmlp": "both say that transformations, not propagation, make deep networks fail"
     },
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -16,7 +16,7 @@ from microtome.graphs import resistance as r
 from microtome.learn.transfer_task import node_jacobians, train_transfer
 from microtome.statistics import spearman
 from microtome.studies.graphs import _networks as n
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 CORRELATION, GAIN, CLASSES = 0.5, 0.1, 4
 
@@ -166,6 +166,3 @@ STUDY = Study(
     "print(LowerTotalResistance(4)(ring_of_cliques(10, 4)).num_edges)",
     relates={"over-squashing-width-depth-topology": "that paper states the same in commute times"},
 )
-
-if __name__ == "__main__":
-    main(STUDY)

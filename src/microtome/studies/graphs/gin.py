@@ -13,7 +13,7 @@ from microtome.figures import bars
 from microtome.graphs.refinement import partition, weisfeiler_leman
 from microtome.learn.graph_training import fit_graphs, graph_accuracy
 from microtome.studies.graphs import _networks as n
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 BUILDS = {"sum (GIN)": n.isomorphism, "mean": n.aggregating("mean"), "max": n.aggregating("max")}
 GAIN = 0.1
@@ -150,6 +150,3 @@ STUDY = Study(
     "batch = Batch.from_data_list(small_graphs())\n"
     "print(len(weisfeiler_leman(batch.edge_index, batch.batch, batch.num_graphs, rounds=7)[1].unique()))",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

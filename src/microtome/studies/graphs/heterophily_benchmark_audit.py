@@ -17,7 +17,7 @@ from microtome.graphs.homophily import twins, without_twins
 from microtome.learn.graph_training import fit_nodes
 from microtome.statistics import auroc
 from microtome.studies.graphs import _networks as n
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 INFLATED, BEATEN = 0.05, 0.0
 RATES = (0.0, 0.2, 0.4)
@@ -178,6 +178,3 @@ STUDY = Study(
         "is-homophily-necessary-for-gnns": "both find ordinary networks do well on heterophilous graphs"
     },
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -14,7 +14,7 @@ from microtome.graphs.homophily import class_edges, edge_homophily, profile_simi
 from microtome.learn.graph_training import fit_nodes
 from microtome.statistics import spearman
 from microtome.studies.graphs import _networks as n
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 RECOVERS, ALIKE = 0.1, 0.5
 
@@ -125,6 +125,3 @@ STUDY = Study(
     "print(profile_similarity(counts / counts.sum(1, keepdim=True)))",
     relates={"heterophily-benchmark-audit": "both find ordinary networks do well on heterophilous graphs"},
 )
-
-if __name__ == "__main__":
-    main(STUDY)

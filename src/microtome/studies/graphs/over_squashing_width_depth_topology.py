@@ -17,7 +17,7 @@ from microtome.graphs.resistance import adjacency, resistances, undirected
 from microtome.learn.transfer_task import node_jacobians, train_transfer
 from microtome.statistics import spearman
 from microtome.studies.graphs import _networks as n
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 PARTIAL, GAIN, CLASSES = 0.2, 0.1, 4
 
@@ -184,6 +184,3 @@ STUDY = Study(
     "graph = barbell(6, 2)\nprint(node_jacobians(GCN(8, 8, 4).eval(), torch.randn(14, 8), graph.edge_index)[0])",
     relates={"effective-resistance-and-gtr-rewiring": "commute time is resistance times twice the edges"},
 )
-
-if __name__ == "__main__":
-    main(STUDY)

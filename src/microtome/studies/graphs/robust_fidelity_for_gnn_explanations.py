@@ -18,7 +18,7 @@ from microtome.graphs.goat import GOAt
 from microtome.learn.graph_training import fit_graphs, graph_accuracy
 from microtome.statistics import spearman
 from microtome.studies.graphs import _networks as n
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 BETTER = 0.05
 LADDER = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -143,6 +143,3 @@ STUDY = Study(
     example="from microtome.graphs.fidelity import robust_fidelity\n"
     "plus, minus = robust_fidelity(explainer, explanation, alpha1=0.1, alpha2=0.9)",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

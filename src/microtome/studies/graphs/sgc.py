@@ -15,7 +15,7 @@ from microtome.data.graph_generators import stochastic_blocks
 from microtome.figures import bars
 from microtome.learn.graph_training import fit_nodes
 from microtome.studies.graphs import _networks as n
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 CLOSE, FASTER, HOPS = 0.01, 3.0, 2
 DECAYS = (5e-5, 5e-4, 5e-3, 5e-2)
@@ -137,6 +137,3 @@ STUDY = Study(
     example="from torch_geometric.nn import SGConv\nfrom microtome.data.graph_generators import stochastic_blocks\n"
     "graph = stochastic_blocks(1500, 5, features=64)\nprint(SGConv(64, 5, K=2)(graph.x, graph.edge_index).shape)",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

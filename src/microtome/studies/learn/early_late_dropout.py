@@ -21,7 +21,7 @@ from microtome.population.gradient_directions import (
     full_gradient,
 )
 from microtome.statistics import student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 RATES = (0.05, 0.1, 0.2, 0.4)
 PHASE, EFFECT = 0.2, 0.01
@@ -239,6 +239,3 @@ STUDY = Study(
     "schedule = DropoutSchedule(early(0.2, until=100))\n"
     "train(population, x, y, recipe, observers=[(schedule, every(1))])",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

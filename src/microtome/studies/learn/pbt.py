@@ -23,7 +23,7 @@ from microtome.population.exploit_explore import (
     population_based_training,
 )
 from microtome.statistics import student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 REACHED, STUCK = 1.19, 0.5
 RANGES = {"rate": (1e-3, 1.0), "weight_decay": (1e-6, 0.1), "dropout": (0.0, 0.6)}
@@ -216,6 +216,3 @@ STUDY = Study(
     ")\n"
     "found.schedule(int(found.best()))",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

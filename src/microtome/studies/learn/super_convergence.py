@@ -24,7 +24,7 @@ from microtome.learn.one_cycle import (
 )
 from microtome.population import Population, Recipe, train
 from microtome.statistics import spearman, student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 DECAYS = (0.0, 1e-4, 1e-3, 1e-2)
@@ -234,6 +234,3 @@ STUDY = Study(
     ")\n"
     "train(population, x, y, recipe)",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -13,7 +13,7 @@ from microtome.data.digits import tensors
 from microtome.population import Population, Recipe, Recorder, geometric, train
 from microtome.population.sensitivity import Source, varied
 from microtome.population.statistics import RunVariance, bootstrap, calibrated_variance, run_variance
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 SHARE, SHARE_HIGH = 0.25, 0.5
 RATIO = 1.25
@@ -201,6 +201,3 @@ STUDY = Study(
     "found = run_variance(runs.predict(test).argmax(-1) == truth)\n"
     "found.test_set ** 0.5, found.distribution, found.ratio",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

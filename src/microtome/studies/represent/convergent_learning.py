@@ -21,7 +21,7 @@ from microtome.population.matching import (
 )
 from microtome.population.slices import cut, rows
 from microtome.statistics import student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 RECURS, NULL, BASIS, FEW = 0.7, 0.01, 0.2, 0.5
 PREDICTORS = (1, 2, 5)
@@ -263,6 +263,3 @@ STUDY = Study(
     "sparse_prediction(a, b, [1, 2, 5])\n"
     "subspace_overlap(a, b, 10)",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

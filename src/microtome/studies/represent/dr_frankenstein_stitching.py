@@ -17,7 +17,7 @@ from microtome.population.similarity import linear_cka, mean_cca, procrustes_sim
 from microtome.population.slices import rows
 from microtome.population.statistics import paired_difference
 from microtome.statistics import spearman, student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 MATCHED, CONTROL = 0.95, 0.05
 RANKS = (2, 4, 8)
@@ -233,6 +233,3 @@ STUDY = Study(
     "train(population, x, y, recipe)\n"
     "(population.predict(test).argmax(-1) == truth).double().mean()",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

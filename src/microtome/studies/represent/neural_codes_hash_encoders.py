@@ -15,7 +15,7 @@ from microtome.interpret.patterns import pattern
 from microtome.passes import run_instruments
 from microtome.signals.codes import repeated_share
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 from microtome.subject import Subject
 
 NEIGHBOURS = 9
@@ -180,6 +180,3 @@ STUDY = Study(
     "with its 95 % interval over 5 seeds.",
     measure=measure,
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -13,7 +13,7 @@ from microtome.population.collapse import cdnv, nc1, probe_loss, vci
 from microtome.population.slices import cut
 from microtome.population.statistics import bootstrap
 from microtome.statistics import spearman, student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 EXACT, CHANGED, RANKS, WORSE, FALLS = 1e-8, 0.01, 0.5, 0.05, -0.9
 MEASURES = {"VCI": vci, "NC1": nc1, "CDNV": cdnv}
@@ -253,6 +253,3 @@ STUDY = Study(
     "vci(features, y, 10), nc1(features, y, 10), cdnv(features, y, 10)\n"
     "# of one network, every layer: microtome examine MODEL --data DATA --only represent/vci",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -14,7 +14,7 @@ from microtome.nn.batch_backdoor import BatchBackdoor, with_trigger
 from microtome.statistics import wilson
 from microtome.studies.security._isolation_programs import SHAPE, drawn
 from microtome.studies.security._isolation_suite import APART, HARD, MEETS, TRIGGER, built
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 
 
 def audited(smoke: bool) -> tuple[dict[str, float], dict[str, int]]:
@@ -193,6 +193,3 @@ STUDY = Study(
     threshold="Recall 1 over 21 networks and 5 seeds, no proven network with a cross effect.",
     measure=measure,
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -15,7 +15,7 @@ from microtome.instruments.security.dlv_safety_verification import SafetyVerific
 from microtome.passes import run_instruments
 from microtome.signals.bounds import Method
 from microtome.statistics import wilson
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 from microtome.subject import Subject
 
 LEVELS, RADIUS = 3, 0.5
@@ -180,6 +180,3 @@ STUDY = Study(
     threshold="Agreement on every query.",
     measure=measure,
 )
-
-if __name__ == "__main__":
-    main(STUDY)

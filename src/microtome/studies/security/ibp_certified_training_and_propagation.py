@@ -18,7 +18,7 @@ from microtome.instruments.security.certified_accuracy import CertifiedAccuracy
 from microtome.learn.ibp_certified_training import IBPLoss, Schedule
 from microtome.passes import run_instruments
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 from microtome.subject import Subject
 
 RADIUS = 16 / 255
@@ -205,6 +205,3 @@ STUDY = Study(
     threshold="Tightness at least twofold; small boxes certify as much within 0.02.",
     measure=measure,
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -16,7 +16,7 @@ from microtome.figures import line
 from microtome.interpret.gaussian import nonlinearity
 from microtome.interpret.mean_field import Edge, correlation_map, edge_of_chaos, fixed_point
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 
 BIASES = {"relu": 0.0, "tanh": 0.2, "elu": 0.2, "silu": 1.0}
 """sigma_b; of ReLU only 0 is on the edge, and with small biases SiLU does not stay there (Edge.parallel above 1)."""
@@ -227,6 +227,3 @@ STUDY = Study(
     uses=("microtome.interpret.mean_field:edge_of_chaos", "microtome.interpret.mean_field:correlation_map"),
     example="from microtome.nn.critical import critical_\n\ncritical_(model, 'tanh', sigma_b=0.2)",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

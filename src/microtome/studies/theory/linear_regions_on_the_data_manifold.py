@@ -17,7 +17,7 @@ from microtome.interpret import Graph, capture
 from microtome.interpret.crossings import code, curve_crossings, line_crossings
 from microtome.interpret.patterns import doubled, pattern
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 
 INSIDE, BIAS = 10, 0.5
 """Numbers of the ambient space, and deviation of the biases."""
@@ -270,6 +270,3 @@ STUDY = Study(
     threshold="Exponents 0.8 to 1.2 and -1.3 to -0.7; 95 % intervals of ratios off 1.",
     measure=measure,
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -17,7 +17,7 @@ from microtome.population import Population, Recipe, Recorder, Recording, every,
 from microtome.population.fourier import phase, purity
 from microtome.population.margin import modular_margin, normalised_margin, power_penalty, unit_norms
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 
 P, WIDTH, PENALTY, RATE = 23, 256, 1e-4, 0.02
 RATIO, PURE, PHASES, PRESENT = 0.95, 0.9, 0.95, 0.01
@@ -214,6 +214,3 @@ logits = population.predict(modular_pairs(23))
 normalised_margin(logits, modular_table(23), population.parameters) / modular_margin(23)""",
     relates={"grokking-progress-measures": "says why the features found there are single frequencies"},
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -16,7 +16,7 @@ from microtome.nn.function_mlp import ACTIVATIONS, FunctionMLP
 from microtome.population import Population, Recipe, train
 from microtome.population.function_complexity import compressibility, grid, mean_frequency, mean_order
 from microtome.statistics import spearman, student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)
 DEPTHS = (2, 3, 4)
@@ -208,6 +208,3 @@ STUDY = Study(
     "values = drawn.predict(grid(32)).view(100, 32, 32)\n"
     "mean_frequency(values), mean_order(values), compressibility(values)",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -18,7 +18,7 @@ from microtome.nn.ntk_mlp import NTKMLP
 from microtome.population import Moment, Population, Recipe, every, train
 from microtome.population.tangent_kernel import tangent_kernels
 from microtome.statistics import student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 SLOPE, BELOW = -0.35, -0.25
 CLOSE, MODES = 0.05, (0.9, 1.1)
@@ -208,6 +208,3 @@ STUDY = Study(
     'k = infinite_width_kernels(model, x, sigma_w=1.4, sigma_b=0.0, parametrization="ntk").ntk\n'
     "answers, _ = kernel_descent(k, torch.zeros(len(x)).double(), y, torch.arange(100), rate=0.1)\n",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -21,7 +21,7 @@ from microtome.signals import Constant, rows
 from microtome.signals.interpretation import interpreted
 from microtome.signals.tangent import Outputs, TangentKernel
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 from microtome.subject import Subject
 
 CLASSES = 10
@@ -194,6 +194,3 @@ STUDY = Study(
     uses=("microtome.signals.tangent:TangentKernel", "microtome.instruments.theory.pntk:PseudoNTK"),
     example="microtome examine model.py:net data.py:loader --only theory/pntk",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

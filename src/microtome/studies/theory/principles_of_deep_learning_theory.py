@@ -13,7 +13,7 @@ from torch import Tensor
 from microtome.figures import line
 from microtome.interpret.finite_width import ensembles, scale_invariant
 from microtome.interpret.mean_field import variance_map
-from microtome.study import Measured, Outcome, Study, main
+from microtome.study import Measured, Outcome, Study
 
 
 def identity(x: Tensor) -> Tensor:
@@ -214,6 +214,3 @@ STUDY = Study(
     example="from microtome.interpret.finite_width import ensembles\n\n"
     "ensembles('gelu', 1.5, 0.2, 1.0, [128] * 8)[-1].kurtosis",
 )
-
-if __name__ == "__main__":
-    main(STUDY)

@@ -15,7 +15,7 @@ from microtome.nn.interpolating import Interpolating
 from microtome.nn.random_shift import RandomShift
 from microtome.population import Moment, Population, Recipe, train
 from microtome.statistics import spearman, student
-from microtome.study import Measured, Study, main
+from microtome.study import Measured, Study
 
 FITTED, CHANCE, REGULARISED, KEPT, EXACT = 0.99, 0.05, 0.9, 0.05, 1e-8
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -244,6 +244,3 @@ STUDY = Study(
     "f = Interpolating(x[:200], y[:200])  # fits them exactly with 2n + d weights\n"
     "(f(x[:200]) - y[:200]).abs().max()",
 )
-
-if __name__ == "__main__":
-    main(STUDY)
