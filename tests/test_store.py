@@ -400,3 +400,17 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
         store.save(examination(findings={"a/b": finding("a/b"), "c/d": refused("no")}))
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or path.suffix in {".db", ".safetensors"} or "microtome.db-" in path.name
+
+
+@pytest.mark.parametrize(
+    "verb", [["list"], ["show"], ["report"], ["compare", "a", "b"], ["view"], ["examine", "--resume", "a"]]
+)
+def test_who_only_reads_does_not_create_a_store(
+    tmp_path: Path, verb: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from microtome.cli.main import run
+
+    gone = tmp_path / "mistyped" / "store"
+    assert run([*verb, "--store", str(gone)]) == 2
+    assert "MT182 there is no store here" in capsys.readouterr().err
+    assert not gone.parent.exists()

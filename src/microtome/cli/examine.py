@@ -177,7 +177,7 @@ def _resumed(
     from microtome.registry import select
     from microtome.store import open_store
 
-    with open_store(store) as opened:
+    with open_store(store, create=False) as opened:
         begun = opened.load(run_id)
     request = begun.plan.get("request", {})
     _check_names(conditions, select(request.get("only", ()), request.get("skip", ())))

@@ -35,7 +35,7 @@ def list_runs(
 
     from microtome.store import open_store
 
-    with open_store(store) as opened:
+    with open_store(store, create=False) as opened:
         entries = opened.list()
     if json:
         show_json([msgspec.structs.asdict(entry) for entry in entries])
@@ -63,7 +63,7 @@ def show(run: Run = "latest", /, *, store: Store = None, json: Json = False) -> 
     from microtome.finding import encode_json
     from microtome.store import open_store
 
-    with open_store(store) as opened:
+    with open_store(store, create=False) as opened:
         exam = opened.load(run)
     if json:
         show_json(encode_json(exam))
@@ -84,7 +84,7 @@ def report(
     from microtome.store import open_store
 
     writable_report(out)
-    with open_store(store) as opened:
+    with open_store(store, create=False) as opened:
         exam = opened.load(run)
     path = exam.report(str(Path(out).expanduser()) if out else f"{exam.id}.html")
     if json:
@@ -114,7 +114,7 @@ def compare(
     from microtome.group_comparison import compare_groups
     from microtome.store import open_store
 
-    with open_store(store) as opened:
+    with open_store(store, create=False) as opened:
         first, second = ([opened.load(run) for run in split_list([side])] for side in (a, b))
         if len(first) == len(second) == 1 and not paired:
             comparison = set_side_by_side(first[0], second[0])

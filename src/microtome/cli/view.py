@@ -37,7 +37,7 @@ def view(
     from microtome.web import address, application, listen, serve
 
     secret = token or ""
-    with listen(host, port, secret) as listening, open_store(store) as opened:
+    with listen(host, port, secret) as listening, open_store(store, create=False) as opened:
         anyone = host in ("0.0.0.0", "::", "")
         app = application(opened, atlas=_papers, hosts=("*",) if anyone else (host,), token=secret)
         where = address(listening, host, secret)

@@ -42,13 +42,25 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     alarms: int
 
 
-def open_store(url: str | os.PathLike[str] | None = None) -> Store:
+def open_store(url: str | os.PathLike[str] | None = None, *, create: bool = True) -> Store:
     """Open the store at a folder, a database file or a database URL; the per-user one without any.
 
+    Args:
+        url: where it is.
+        create: make it when it is not there; who only reads does not, lest a mistyped folder come into being.
+
     Raises:
-        StoreError: when it cannot be opened (MT130 to MT138), with what to do about it.
+        StoreError: when it cannot be opened (MT130 to MT138), with what to do about it; MT182 when it is not there.
     """
-    return Store(locate(url))
+    place = locate(url)
+    if not create and url is not None and place.file is not None and not place.folder.is_dir():
+        raise StoreError(
+            "MT182",
+            "there is no store here",
+            where=str(place.folder),
+            fix="give the --store that was examined into",
+        )
+    return Store(place)
 
 
 class Store(Browser):
