@@ -410,3 +410,19 @@ def test_findings_of_each_member_along_training():
 def test_a_folder_without_a_recording(tmp_path):
     with pytest.raises(UsageError, match="MT431"):
         Recording.open(tmp_path)
+
+
+def test_a_network_that_holds_a_plain_tensor_is_still_batched():
+    """The tracer refuses a tensor that is neither parameter nor buffer; vmap takes it."""
+
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.shift = nn.Linear(4, 3), torch.arange(4.0)
+
+        def forward(self, x):
+            return self.linear(x + self.shift)
+
+    population = Population.of(Shifted, range(3))
+    done = train(population, torch.randn(8, 4), torch.randint(3, (8,)), Recipe(steps=2))
+    assert done.route == "vmap"

@@ -111,7 +111,8 @@ class Program:
                     gradients, (loss, outputs) = self._batched(*given)
                     return loss, gradients, outputs
                 return self._one_by_one(*given)
-            except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+            # AssertionError: the tracer meets a tensor that is neither parameter nor buffer nor given
+            except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
                 if self.route == "sequential":
                     raise
                 for buffer, old in zip(buffers.values(), before, strict=True):
