@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -53,29 +53,42 @@ def fit_graphs(
     *,
     epochs: int = 60,
     rate: float = 0.005,
+    decay: float = 0.0,
     batch_size: int = 32,
     seed: int = 0,
+    loss: Callable[[nn.Module, Any], Tensor] | None = None,
+    after_epoch: Callable[[int], None] | None = None,
 ) -> nn.Module:
     """Train by Adam on graphs with y [1]; the model is called as ``model(x, edge_index, batch)``; in eval mode after.
 
     Args:
         graphs: ``Data`` each.
-        epochs, rate, batch_size: of Adam; the order is drawn anew each epoch.
+        epochs, rate, decay, batch_size: of Adam; the order is drawn anew each epoch.
         seed: of the order.
+        loss: (model, batch of graphs) -> scalar; the cross-entropy with y by default.
+        after_epoch: called with the number of epochs done; it may leave the model in eval mode.
     """
     from torch_geometric.data import Batch
 
     order = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(model.parameters(), rate)
+    optimiser = torch.optim.Adam(model.parameters(), rate, weight_decay=decay)
     graphs = list(graphs)
-    model.train()
-    for _ in range(epochs):
+    measured = loss or graph_cross_entropy
+    for epoch in range(epochs):
+        model.train()
         for some in torch.randperm(len(graphs), generator=order).split(batch_size):
             batch = Batch.from_data_list([graphs[i] for i in some.tolist()])
             optimiser.zero_grad()
-            F.cross_entropy(model(batch.x, batch.edge_index, batch.batch), batch.y).backward()
+            measured(model, batch).backward()
             optimiser.step()
+        if after_epoch is not None:
+            after_epoch(epoch + 1)
     return model.eval()
+
+
+def graph_cross_entropy(model: nn.Module, batch: Any) -> Tensor:
+    """Cross-entropy of ``model(x, edge_index, batch)`` with y [graphs]."""
+    return F.cross_entropy(model(batch.x, batch.edge_index, batch.batch), batch.y)
 
 
 def graph_accuracy(model: nn.Module, graphs: Sequence[Any]) -> float:
@@ -88,4 +101,4 @@ def graph_accuracy(model: nn.Module, graphs: Sequence[Any]) -> float:
     return float((answers == batch.y).double().mean())
 
 
-__all__ = ["fit_graphs", "fit_nodes", "graph_accuracy", "node_accuracy"]
+__all__ = ["fit_graphs", "fit_nodes", "graph_accuracy", "graph_cross_entropy", "node_accuracy"]
