@@ -634,3 +634,20 @@ class Sums(nn.Module):
 def test_which_layers_are_representations_does_not_depend_on_addresses():
     subject = Subject(Sums(), [(torch.randn(12, 8), torch.arange(12) % 3)])
     assert subject.representations == subject.layers
+
+
+def test_a_signal_that_is_done_with_leaves_at_once():
+    """The collector of cycles rests during a run, so a signal that referred to itself would keep its vectors."""
+    import gc
+    import weakref
+
+    vectors = torch.zeros(2, 3)
+    gone = weakref.ref(vectors)
+    signal = hessian_vector_products(loss, Constant(vectors))
+    gc.disable()
+    try:
+        assert signal in signal.walk()
+        del vectors, signal
+        assert gone() is None
+    finally:
+        gc.enable()

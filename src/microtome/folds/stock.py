@@ -13,6 +13,9 @@ from microtome.errors import Refusal
 from microtome.folds.base import DIFFERENT_LENGTH, Fold, State
 from microtome.signals.noise import row_uniform, wide
 
+PIECE = 1 << 20
+"""Numbers to add at a time."""
+
 
 class MomentsResult(NamedTuple):
     """Elementwise moments over rows."""
@@ -88,7 +91,11 @@ class Sum(Fold):
             raise Refusal(DIFFERENT_LENGTH)
         # A sum of one slice may be a value that others read: only what was widened is written to.
         total = a["sum"] if a["sum"].dtype == torch.float64 else a["sum"].double()
-        return {"sum": total.add_(b["sum"])}
+        total = total.contiguous()
+        # Piece by piece, for torch would widen all of the other to a copy before adding it.
+        for mine, other in zip(total.view(-1).split(PIECE), b["sum"].reshape(-1).split(PIECE), strict=True):
+            mine.add_(other)
+        return {"sum": total}
 
     def result(self, state: State) -> Tensor:
         """float64, the shape of the signal."""

@@ -234,11 +234,12 @@ class Signal:
 
     def walk(self) -> tuple[Signal, ...]:
         """Itself and everything below it, each once, parents' parents first."""
+        # Kept without itself: a signal that refers to itself, and the vectors it may hold, would outlive its use.
         if self._below is None:
             found = dict.fromkeys(signal for parent in self.parents for signal in parent.walk())
-            object.__setattr__(self, "_below", (*found, self))
+            object.__setattr__(self, "_below", tuple(found))
         assert self._below is not None
-        return self._below
+        return (*self._below, self)
 
     def text(self) -> str:
         """Readable form, as the plan prints it."""

@@ -87,8 +87,7 @@ class Lanczos:
                 going.append(probe)
         self._active = going
         self.vectors = following[: len(going)] if going else None
-        if self.vectors is None:
-            self._rest = None
+        self._rest = None  # not held while the next products are taken
 
     def _orthogonal(self, probe: int, product: Tensor, scale: float) -> Tensor:
         """[p] what is left of a product beside the vectors so far; notes alpha and beta and keeps what is due.

@@ -73,11 +73,13 @@ class HessianSpectrum(Instrument):
         precision = max(torch.finfo(value.dtype).eps for value in subject.parameters.values())
         lanczos = Lanczos(signs[: self.probes] / math.sqrt(p), self.rounds(subject), KEEP, precision)
         lanczos.advance(product[: self.probes], 1 / math.sqrt(p))
-        del product
+        del product, signs  # as large as the network, each: drawn again when they are read
         while lanczos.vectors is not None:
             signal = hessian_vector_products(loss, Constant(lanczos.vectors))
             products = yield Sum(signals=(signal,), over=over)
             lanczos.advance(products, 1 / losses.count)
+            del products
+        signs = random_signs(subject, count, self.seed)
         values, vectors = lanczos.converged(1e-3)
         share = (vectors @ signs.T).double().square().cpu()  # [c, K]
         rest, left = forms.cpu() - values @ share, squares.cpu() - values.square() @ share
