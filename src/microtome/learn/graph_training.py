@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 
 def fit_nodes(
-    model: nn.Module, data: Any, *, epochs: int = 100, rate: float = 0.01, decay: float = 5e-4
+    model: nn.Module,
+    data: Any,
+    *,
+    epochs: int = 100,
+    rate: float = 0.01,
+    decay: float = 5e-4,
+    loss: Callable[[nn.Module, Any], Tensor] | None = None,
 ) -> tuple[float, float]:
     """Train by Adam on ``train_mask``, the whole graph at once; the epoch with the best validation accuracy counts.
 
@@ -19,16 +25,18 @@ def fit_nodes(
         model: called as ``model(x, edge_index)``; left in eval mode with the weights of the best epoch.
         data: x [n, d], edge_index, y [n], train_mask, val_mask, test_mask [n].
         epochs, rate, decay: of Adam.
+        loss: (model, data) -> scalar; the cross-entropy on ``train_mask`` by default.
 
     Returns:
         Test and validation accuracy.
     """
+    measured = loss or node_cross_entropy
     optimiser = torch.optim.Adam(model.parameters(), rate, weight_decay=decay)
     best, kept = -1.0, {}
     for epoch in range(epochs):
         model.train()
         optimiser.zero_grad()
-        F.cross_entropy(model(data.x, data.edge_index)[data.train_mask], data.y[data.train_mask]).backward()
+        measured(model, data).backward()
         optimiser.step()
         if epoch % 2 and epoch < epochs - 1:
             continue
@@ -37,6 +45,11 @@ def fit_nodes(
             best, kept = found, {k: v.clone() for k, v in model.state_dict().items()}
     model.load_state_dict(kept)
     return node_accuracy(model, data, data.test_mask), best
+
+
+def node_cross_entropy(model: nn.Module, data: Any) -> Tensor:
+    """Cross-entropy of ``model(x, edge_index)`` with y on ``train_mask``."""
+    return F.cross_entropy(model(data.x, data.edge_index)[data.train_mask], data.y[data.train_mask])
 
 
 def node_accuracy(model: nn.Module, data: Any, mask: Tensor) -> float:
@@ -91,6 +104,38 @@ def graph_cross_entropy(model: nn.Module, batch: Any) -> Tensor:
     return F.cross_entropy(model(batch.x, batch.edge_index, batch.batch), batch.y)
 
 
+class KeepBest:
+    """Keeps the weights of the epoch with the lowest score, as ``fit_graphs(..., after_epoch=KeepBest(...))``.
+
+    Args:
+        model: whose weights are kept.
+        score: () -> number to be small, such as the error on validation graphs; the model is in eval mode for it.
+        every: epochs between scores.
+    """
+
+    def __init__(self, model: nn.Module, score: Callable[[], float], *, every: int = 1) -> None:
+        self.model, self.score, self.every = model, score, every
+        self.best, self.epoch = float("inf"), 0
+        self.kept: dict[str, Tensor] = {}
+
+    def __call__(self, epoch: int) -> None:
+        """Score, and keep the weights if they are the best."""
+        if epoch % self.every:
+            return
+        self.model.eval()
+        with torch.no_grad():
+            found = float(self.score())
+        if found < self.best:
+            self.best, self.epoch = found, epoch
+            self.kept = {k: v.clone() for k, v in self.model.state_dict().items()}
+
+    def restore(self) -> nn.Module:
+        """The model with the weights that were kept (its own, if no epoch was scored), in eval mode."""
+        if self.kept:
+            self.model.load_state_dict(self.kept)
+        return self.model.eval()
+
+
 def graph_accuracy(model: nn.Module, graphs: Sequence[Any]) -> float:
     """Share of the graphs that are answered right, in eval mode."""
     from torch_geometric.data import Batch
@@ -101,4 +146,12 @@ def graph_accuracy(model: nn.Module, graphs: Sequence[Any]) -> float:
     return float((answers == batch.y).double().mean())
 
 
-__all__ = ["fit_graphs", "fit_nodes", "graph_accuracy", "graph_cross_entropy", "node_accuracy"]
+__all__ = [
+    "KeepBest",
+    "fit_graphs",
+    "fit_nodes",
+    "graph_accuracy",
+    "graph_cross_entropy",
+    "node_accuracy",
+    "node_cross_entropy",
+]
