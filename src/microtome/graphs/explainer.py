@@ -16,7 +16,7 @@ from torch import Tensor
 from microtome.data.graphs import geometric
 from microtome.errors import UsageError
 from microtome.graphs.blocks import Blocks, computational_blocks
-from microtome.graphs.sparse_input import SparseInput
+from microtome.graphs.sparse_features import SparseFeatures, sparse_features
 
 geometric()
 from torch_geometric.explain import Explanation, GNNExplainer  # noqa: E402 - only once it is known to be there
@@ -132,8 +132,8 @@ class SubgraphGNNExplainer(GNNExplainer):
             )
             if not torch.allclose(whole, part, rtol=TOLERANCE, atol=TOLERANCE * float(whole.abs().max())):
                 return None
-        row, column = inner.nonzero(as_tuple=True)
-        values, sparse = inner[row, column], SparseInput(inner, row, column)
+        sparse = SparseFeatures(inner)
+        row, column, values = sparse.row, sparse.column, sparse.values
         owner, features = self._owners(blocks, row, column, inner.shape[1], start[0])
         edge = None if start[1] is None else start[1].detach()[blocks.edges].clone().requires_grad_()
         parameters = [p for p in (features, edge) if p is not None]
@@ -152,7 +152,8 @@ class SubgraphGNNExplainer(GNNExplainer):
                 optimiser = torch.optim.Adam(parameters, lr=self.lr)
             for _ in range(self.epochs):
                 kept = None if features is None else values * features.sigmoid()[owner]
-                answers = sparse(model, kept, blocks.edge_index, given)[blocks.index]
+                with sparse_features(sparse, kept):
+                    answers = model(inner, blocks.edge_index, **given)[blocks.index]
                 loss = (self._each_loss(answers, labels) * share).sum()
                 if hard is not None:
                     loss = loss + self._regularisation(parameters, hard, own, blocks, features is not None)

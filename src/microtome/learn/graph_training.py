@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from microtome.graphs.sparse_features import prepared, sparse_features
+
 
 def fit_nodes(
     model: nn.Module,
@@ -32,17 +34,20 @@ def fit_nodes(
     """
     measured = loss or node_cross_entropy
     optimiser = torch.optim.Adam(model.parameters(), rate, weight_decay=decay)
-    best, kept = -1.0, {}
+    best, kept, held = -1.0, {}, prepared(data.x)
     for epoch in range(epochs):
         model.train()
         optimiser.zero_grad()
-        measured(model, data).backward()
+        with sparse_features(held):
+            found = measured(model, data)
+        found.backward()
         optimiser.step()
         if epoch % 2 and epoch < epochs - 1:
             continue
-        found = node_accuracy(model, data, data.val_mask)
-        if found >= best:
-            best, kept = found, {k: v.clone() for k, v in model.state_dict().items()}
+        with sparse_features(held):
+            accuracy = node_accuracy(model, data, data.val_mask)
+        if accuracy >= best:
+            best, kept = accuracy, {k: v.clone() for k, v in model.state_dict().items()}
     model.load_state_dict(kept)
     return node_accuracy(model, data, data.test_mask), best
 
