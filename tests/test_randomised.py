@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from microtome.data.digits import tensors
-from microtome.data.randomised import RANDOMISATIONS, corrupted_labels, randomised
+from microtome.data.label_noise import corrupted_labels
+from microtome.data.randomised import RANDOMISATIONS, randomised
 from microtome.errors import UsageError
 from microtome.nn.interpolating import Interpolating
 from microtome.nn.random_shift import RandomShift

@@ -1,4 +1,4 @@
-"""Labels some of which are wrong on purpose, and which ones."""
+"""Labels some of which are wrong on purpose: an exact share of them, or each drawn anew with a probability."""
 
 from __future__ import annotations
 
@@ -18,4 +18,11 @@ def wrong_labels(labels: Tensor, share: float, classes: int, seed: int = 0) -> t
     return torch.where(chosen, other, labels), chosen
 
 
-__all__ = ["wrong_labels"]
+def corrupted_labels(y: Tensor, share: float, classes: int, *, seed: int = 0) -> Tensor:
+    """Labels [n] of which each is, with probability ``share``, drawn anew from all classes (and may stay the same)."""
+    draw = torch.Generator().manual_seed(seed)
+    hit = torch.rand(len(y), generator=draw) < share
+    return torch.where(hit, torch.randint(classes, y.shape, generator=draw).to(y), y)
+
+
+__all__ = ["corrupted_labels", "wrong_labels"]

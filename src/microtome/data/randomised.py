@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from microtome.data.label_noise import corrupted_labels
 from microtome.errors import UsageError, nearest
 
 Randomisation = Literal["true labels", "random labels", "shuffled pixels", "random pixels", "Gaussian pixels"]
@@ -17,13 +18,6 @@ RANDOMISATIONS: tuple[Randomisation, ...] = (
     "random pixels",
     "Gaussian pixels",
 )
-
-
-def corrupted_labels(y: Tensor, share: float, classes: int, *, seed: int = 0) -> Tensor:
-    """Labels [n] of which each is, with probability ``share``, drawn anew from all classes (and may stay the same)."""
-    draw = torch.Generator().manual_seed(seed)
-    hit = torch.rand(len(y), generator=draw) < share
-    return torch.where(hit, torch.randint(classes, y.shape, generator=draw).to(y), y)
 
 
 def randomised(
@@ -59,4 +53,4 @@ def randomised(
     return x, y
 
 
-__all__ = ["RANDOMISATIONS", "Randomisation", "corrupted_labels", "randomised"]
+__all__ = ["RANDOMISATIONS", "Randomisation", "randomised"]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from microtome import figures
 from microtome.data.digits import tensors
-from microtome.data.randomised import RANDOMISATIONS, Randomisation, corrupted_labels, randomised
+from microtome.data.label_noise import corrupted_labels
+from microtome.data.randomised import RANDOMISATIONS, Randomisation, randomised
 from microtome.nn.interpolating import Interpolating
 from microtome.nn.random_shift import RandomShift
 from microtome.population import Moment, Population, Recipe, train
