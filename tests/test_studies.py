@@ -16,7 +16,7 @@ from microtome.errors import UsageError
 from microtome.figures import problems
 from microtome.finding import Figure
 from microtome.papers import paper
-from microtome.study import RECORDS, Measured, Study, recorded, run, study, study_names
+from microtome.study import RECORDS, Measured, Study, recorded, rows_of, run, study, study_names
 
 HERE = Path(microtome.studies.__file__).parent
 MODULES = sorted(
@@ -141,3 +141,21 @@ def test_a_study_that_fails_is_named_and_the_others_are_kept(capsys):
 def test_an_unknown_study():
     with pytest.raises(UsageError, match="MT420"):
         study("fulgrad")
+
+
+def test_rows_of_reads_names_by_a_pattern():
+    numbers = {
+        "wide, deletion, FullGrad": 0.2,
+        "wide, deletion, FullGrad, low": 0.1,
+        "wide, deletion, FullGrad, high": 0.3,
+        "deep, deletion, random": 0.5,
+        "width 16: accuracy": 0.9,
+        "deletion below random": 1.0,
+    }
+    assert rows_of(numbers, "{kind}, deletion, {map}") == [
+        {"kind": "wide", "map": "FullGrad", "value": 0.2, "low": 0.1, "high": 0.3},
+        {"kind": "deep", "map": "random", "value": 0.5},
+    ]
+    assert rows_of(numbers, "width {width}: accuracy") == [{"width": 16.0, "value": 0.9}]
+    assert rows_of(numbers, "deletion below random") == [{"value": 1.0}]
+    assert rows_of(numbers, "{kind}, insertion") == []

@@ -16,6 +16,7 @@ import inspect
 import json
 import math
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -119,6 +120,31 @@ class Run:
     figure: Mapping[str, Any] | None = None
     repeats: tuple[Mapping[str, Any], ...] = field(default=())
     """(seed, verdict, decided_by, seconds) of runs with other seeds."""
+
+
+def rows_of(numbers: Mapping[str, float], pattern: str) -> list[dict[str, Any]]:
+    """Rows for a figure from the numbers whose names follow a pattern: ``"{kind}, deletion, {map}"``.
+
+    A row has what stood in the braces (a number where it reads as one), the number as "value", and "low" and "high"
+    where the names followed by ", low" and ", high" are there too.
+    """
+    parts = re.split(r"\{(\w+)\}", pattern)
+    pieces = [re.escape(p) if i % 2 == 0 else f"(?P<{p}>[^,:]+)" for i, p in enumerate(parts)]
+    matcher, found = re.compile("".join(pieces)), []
+    for name, value in numbers.items():
+        match = matcher.fullmatch(name)
+        if match is None:
+            continue
+        row: dict[str, Any] = {}
+        for key, text in match.groupdict().items():
+            try:
+                row[key] = float(text)
+            except ValueError:
+                row[key] = text
+        row["value"] = value
+        row |= {end: numbers[f"{name}, {end}"] for end in ("low", "high") if f"{name}, {end}" in numbers}
+        found.append(row)
+    return found
 
 
 def run(study: Study, *, smoke: bool, seed: int = 0) -> Run:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from microtome.figures import bars
 from microtome.interpret.convolution_arithmetic import Window, convolution_matrix, windows
 from microtome.study import Measured, Study
 
@@ -57,6 +58,19 @@ def measure(smoke: bool) -> Measured:
         "so it is no inverse; without the leftover the formula of the transposed size misses "
         f"{count['sizes missed without the leftover']} of {count['transposed sizes']} (the control: the comparison "
         "can fail)",
+        figure=bars(
+            "Sizes that the formulas miss, of all that were asked",
+            [
+                {"formula": name, "missed": numbers.get(f"{name} mismatches", 0.0)}
+                for name in ("convolution", "fit", "pool", "inverse", "transposed")
+            ]
+            + [
+                {"formula": "transposed, no leftover", "missed": numbers["sizes missed without the leftover"]}
+            ],
+            category="formula",
+            value="missed",
+            value_title="sizes missed",
+        ),
     )
 
 

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from microtome.figures import scatter
 from microtome.interpret import capture
 from microtome.interpret.cost import backward_flops, costs, total
 from microtome.interpret.regenerate import regenerate
 from microtome.interpret.terms import Copy, Einsum, Normalise, Parallel, Pointwise, Rename, Term
 from microtome.interpret.wiring import wiring
 from microtome.nn import families
-from microtome.study import Measured, Study
+from microtome.study import Measured, Study, rows_of
 
 Made = tuple[nn.Module, tuple[Tensor, ...]]
 
@@ -130,6 +131,19 @@ def measure(smoke: bool) -> Measured:
         "counted group by group, for torch counts their backward as dense); the predicted ratio of backward to forward "
         f"misses that of measured time by {statistics.median(times):.0%} in the median and {max(times):.0%} at most "
         "(threshold 25%)",
+        figure=scatter(
+            "Cost of a backward over that of a forward",
+            [
+                row | {"time": numbers[f"{row['network']}: backward to forward, time"]}
+                for row in rows_of(numbers, "{network}: backward to forward, predicted")
+            ],
+            x="value",
+            y="time",
+            label="network",
+            x_title="predicted from the diagram",
+            y_title="measured time",
+            diagonal=True,
+        ),
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from microtome.figures import bars
 from microtome.interpret.relevance import composite, of_class, relevance
 from microtome.studies.explain import _maps as m
-from microtome.study import Measured, Study
+from microtome.study import Measured, Study, rows_of
 
 MOST_ERROR = 0.01
 ALIKE = 0.5
@@ -113,6 +114,15 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         f"negative, deletion is below random by {gain:.3g} at least ({ours:.3f} beside {other:.3f} of gradient x "
         f"input); with the dense layers randomised the map's rank correlation with itself is {upper_likeness:.2f} "
         f"(below {ALIKE} passes), and the maps of two classes' is {two:.2f}",
+        figure=bars(
+            "Deletion: what is left of the score on average as the most relevant pixels go (less is better)",
+            rows_of(numbers, "{network}, deletion, {map}"),
+            category="map",
+            value="value",
+            series="network",
+            band=("low", "high"),
+            value_title="area",
+        ),
     )
 
 

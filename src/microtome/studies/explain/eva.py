@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microtome.data.digits import digits
+from microtome.figures import bars
 from microtome.finding import Finding
 from microtome.folds import Collect, Rows
 from microtome.instrument import Asking, Instrument
@@ -29,7 +30,7 @@ from microtome.signals.interpretation import interpreted
 from microtome.signals.noise import row_uniform
 from microtome.signals.verified_patches import VerifiedPatches
 from microtome.statistics import auroc, student
-from microtome.study import Measured, Outcome, Study
+from microtome.study import Measured, Outcome, Study, rows_of
 from microtome.subject import Subject
 
 RADIUS = 0.05
@@ -313,6 +314,16 @@ def measure(smoke: bool) -> Measured:
         decided_by=f"{broken} points break a bound (0 allowed); {'; '.join(words)}; less its own on an untrained "
         f"network {mean:+.3f} [{low:+.3f}, {high:+.3f}]: better than the rivals in {len(better)} of {2 * len(RIVALS)} "
         f"comparisons, worse in {len(worse)}",
+        figure=bars(
+            "EVA with linear bounds less its rivals",
+            rows_of(numbers, "{data}, depth 2: AUC, EVA linear less {rival}")
+            + rows_of(numbers, "{data}: gain, EVA linear less {rival}"),
+            category="rival",
+            value="value",
+            series="data",
+            band=("low", "high"),
+            value_title="difference of AUC (planted) or of gain (digits)",
+        ),
     )
 
 

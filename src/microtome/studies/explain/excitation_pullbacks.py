@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from microtome.figures import bars
 from microtome.statistics import auroc, spearman
 from microtome.studies.explain import _maps as m
-from microtome.study import Measured, Study
+from microtome.study import Measured, Study, rows_of
 
 SIZE, GLYPH = 12, 4
 TEMPERATURES = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -148,6 +149,15 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         f"{numbers[better]:.3f} {interval} AUROC (above 0 with its interval; the best temperature, {best:g}, by "
         f"{most:.3f}); with all layers randomised the map's rank correlation is {numbers[sane]:.2f} (below 0.5); gates "
         f"of the most excited quarter stay more often by {stays:.3f} (above 0)",
+        figure=bars(
+            "Alignment of maps with the planted glyph",
+            rows_of({k: v for k, v in numbers.items() if " less " not in k}, "alignment, {map}"),
+            category="map",
+            value="value",
+            band=("low", "high"),
+            value_title="AUROC",
+            rules={"chance": 0.5},
+        ),
     )
 
 

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from microtome.figures import bars
 from microtome.interpret.bias_gradients import decomposed
 from microtome.studies.explain import _maps as m
-from microtome.study import Measured, Study
+from microtome.study import Measured, Study, rows_of
 
 REMOVED = (0.3, 0.5, 0.7)
 METHODS: dict[str, m.Maps] = {
@@ -146,6 +147,14 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         f"other map FullGrad changes the answer less by {said[0]} when the least relevant pixels go, and retraining "
         f"without its top half costs {said[1]} more accuracy (above 0 with their intervals); it beats a random order "
         f"in {sum(beats)} of 2",
+        figure=bars(
+            "Change of the answer when the least relevant pixels go (less is better)",
+            rows_of(numbers, "least relevant pixels removed, change, {map}"),
+            category="map",
+            value="value",
+            band=("low", "high"),
+            value_title="change of probability",
+        ),
     )
 
 

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from microtome.figures import bars
 from microtome.interpret import Graph, capture
 from microtome.interpret.crossings import code
 from microtome.interpret.decision_tree import DecisionTree, Grown, grown
 from microtome.interpret.patterns import pattern
 from microtome.interpret.planes import plane_regions
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study
+from microtome.study import Measured, Outcome, Study, rows_of
 
 
 def moons(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -226,6 +227,19 @@ def measure(smoke: bool) -> Measured:
         f"but {held:.1f} times its numbers are held). With a 2 x {last} network on tumours 400 examples reach "
         f"{reached:.0f} leaves and {known:.1%} of other examples fall into one of them: no rules for people; and a "
         "smooth activation has no finite tree. Hence partly",
+        figure=bars(
+            "Leaves of the tree that equals a network on moons",
+            [
+                row | {"leaves": kind}
+                for kind in ("feasible leaves", "leaves when joined", "leaves reached by 400 examples")
+                for row in rows_of(numbers, "moons, {network}: " + kind)
+            ],
+            category="network",
+            value="value",
+            series="leaves",
+            value_title="leaves",
+            log=True,
+        ),
     )
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microtome.data.digits import digits
+from microtome.figures import line
 from microtome.instruments.represent.neural_codes_hash_encoders import NeuralCodes
 from microtome.interpret import Graph, capture
 from microtome.interpret.crossings import code
@@ -15,7 +16,7 @@ from microtome.interpret.patterns import pattern
 from microtome.passes import run_instruments
 from microtome.signals.codes import repeated_share
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study
+from microtome.study import Measured, Outcome, Study, rows_of
 from microtome.subject import Subject
 
 NEIGHBOURS = 9
@@ -164,6 +165,24 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         f"short of the network's accuracy by {numbers[f'{wide}: network less nearest codes']:+.3f} (below 0.03; at "
         f"{narrow} by {numbers[f'{narrow}: network less nearest codes']:+.3f}), and exceed those of the untrained "
         f"network by {mean:+.3f} [{low:+.3f}, {high:+.3f}] (above 0)",
+        figure=line(
+            "Accuracy of the nine nearest codes by width",
+            [
+                row | {"read by": name}
+                for pattern, name in (
+                    ("width {width}: network", "the network itself"),
+                    ("width {width}: nearest codes", "nearest codes"),
+                    ("untrained, width {width}: nearest codes", "nearest codes, untrained"),
+                )
+                for row in rows_of(numbers, pattern)
+            ],
+            x="width",
+            y="value",
+            series="read by",
+            band=("low", "high"),
+            y_title="accuracy",
+            log_x=True,
+        ),
     )
 
 

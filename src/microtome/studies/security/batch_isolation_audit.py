@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from microtome.data.digits import digits
+from microtome.figures import bars
 from microtome.interpret.isolation import Audit, audit, cross_rows
 from microtome.nn.batch_backdoor import BatchBackdoor, with_trigger
 from microtome.statistics import wilson
 from microtome.studies.security._isolation_programs import SHAPE, drawn
 from microtome.studies.security._isolation_suite import APART, HARD, MEETS, TRIGGER, built
-from microtome.study import Measured, Outcome, Study
+from microtome.study import Measured, Outcome, Study, rows_of
 
 
 def audited(smoke: bool) -> tuple[dict[str, float], dict[str, int]]:
@@ -179,6 +180,14 @@ def measure(smoke: bool) -> Measured:
         f"flagged, {drawn_['programs apart, proven']} of {drawn_['programs'] - drawn_['programs that meet']} others "
         f"proven, {drawn_['proofs broken']} proofs broken. The scan of published models, which the paper reports, was "
         "not repeated: hence partly",
+        figure=bars(
+            "What the audit flags, and what changing inputs shows",
+            [row | {"question": name} for name in numbers for row in rows_of(numbers, name) if "low" in row],
+            category="question",
+            value="value",
+            band=("low", "high"),
+            value_title="share of networks",
+        ),
     )
 
 

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microtome.data.digits import digits
+from microtome.figures import line
 from microtome.instruments.security.dlv_safety_verification import SafetyVerification
 from microtome.passes import run_instruments
 from microtome.signals.bounds import Method
 from microtome.statistics import wilson
-from microtome.study import Measured, Outcome, Study
+from microtome.study import Measured, Outcome, Study, rows_of
 from microtome.subject import Subject
 
 LEVELS, RADIUS = 3, 0.5
@@ -166,6 +167,16 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         decided_by=f"{wrong} of {queries} queries decided otherwise than by brute force (0 allowed), {contradicted} "
         f"certificates broken by an attack; of {unsafe} unsafe grids FGSM misses {missed['FGSM']} and PGD with 5 "
         f"starts {missed['PGD']}, the search none",
+        figure=line(
+            "Share of the grid that a verified search looks at",
+            rows_of(numbers, "{free} free: {bounds}, of the grid"),
+            x="free",
+            y="value",
+            series="bounds",
+            x_title="pixels free to change",
+            y_title="share of the grid",
+            log_y=True,
+        ),
     )
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microtome.data.digits import digits
+from microtome.figures import bars
 from microtome.instruments.security.bound_tightness import BoundTightness
 from microtome.instruments.security.certified_accuracy import CertifiedAccuracy
 from microtome.learn.ibp_certified_training import IBPLoss, Schedule
@@ -189,7 +190,22 @@ def measure(smoke: bool) -> Measured:
         f"[{small_certified[1]:+.3f}, {small_certified[2]:+.3f}] against intervals"
         + (f". Not: {'; '.join(failed)}" if failed else "")
     )
-    return Measured(numbers=numbers, verdict="inconclusive" if smoke else verdict, decided_by=words)
+    return Measured(
+        numbers=numbers,
+        verdict="inconclusive" if smoke else verdict,
+        decided_by=words,
+        figure=bars(
+            "Accuracy after each kind of training",
+            [
+                {"training": name, "accuracy": numbers[f"{name}: {kind} accuracy"], "kind": kind}
+                for name in METHODS
+                for kind in ("clean", "PGD", "certified")
+            ],
+            category="training",
+            value="accuracy",
+            series="kind",
+        ),
+    )
 
 
 STUDY = Study(

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microtome.data.digits import digits
+from microtome.figures import line
 from microtome.interpret import Graph, capture
 from microtome.interpret.crossings import code, curve_crossings, line_crossings
 from microtome.interpret.patterns import doubled, pattern
 from microtome.statistics import student
-from microtome.study import Measured, Outcome, Study
+from microtome.study import Measured, Outcome, Study, rows_of
 
 INSIDE, BIAS = 10, 0.5
 """Numbers of the ambient space, and deviation of the biases."""
@@ -254,6 +255,16 @@ def measure(smoke: bool) -> Measured:
         f"decoded ways over straight lines {numbers['digits: trained, decoded ways over straight lines']:.3f} "
         f"[{numbers['digits: trained, decoded ways over straight lines, low']:.3f}, "
         f"{numbers['digits: trained, decoded ways over straight lines, high']:.3f}]",
+        figure=line(
+            "Boundaries of linear regions crossed by curves, one hidden layer",
+            rows_of(numbers, "depth 1, width {neurons}: crossings of the {curve}"),
+            x="neurons",
+            y="value",
+            series="curve",
+            y_title="crossings",
+            log_x=True,
+            log_y=True,
+        ),
     )
 
 
