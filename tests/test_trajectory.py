@@ -9,11 +9,12 @@ from torch import nn
 
 from microtome.cli.main import run as command
 from microtome.data.digits import digits
-from microtome.errors import UsageError
+from microtome.errors import MicrotomeError, UsageError
 from microtome.examination import examine
 from microtome.figures import figure_rows, problems
 from microtome.nn.digits_cnn import DigitsCNN
 from microtome.population import Population, Recipe, Recorder, every, train
+from microtome.store import open_store
 from microtome.trajectory import checkpoints, examine_checkpoints
 
 ONLY = ("reliability/accuracy", "represent/feature_rank")
@@ -103,3 +104,25 @@ def test_a_run_is_not_resumed_as_checkpoints(tmp_path, capsys):
         == 2
     )
     assert "MT117" in capsys.readouterr().err
+
+
+def test_what_is_measured_outlives_a_checkpoint_that_cannot_be_read(tmp_path):
+    model, store = network(), str(tmp_path / "store")
+    for step in (1, 2):
+        save_file(model.state_dict(), tmp_path / f"step_{step}.safetensors")
+    (tmp_path / "step_3.safetensors").write_bytes(b"no weights")
+    data, seen = list(digits("test")), []
+
+    def told(said: str) -> None:
+        if said == "checkpoint 3":  # nothing has ended, and two checkpoints are there already
+            with open_store(store) as opened:
+                seen.extend(opened.list())
+
+    with pytest.raises(MicrotomeError):
+        examine_checkpoints(model, data, tmp_path, only=ONLY, store=store, told=told)
+    assert [one.status for one in seen] == ["running"]
+    with open_store(store) as opened:
+        (row,) = opened.list()
+        kept = opened.load(row.id)
+    assert kept.status == "stopped" and row.id == seen[0].id
+    assert [r[0] for r in kept["accuracy"].tables["trajectory"].rows] == [1, 2]

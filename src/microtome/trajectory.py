@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -109,7 +109,7 @@ def examine_checkpoints(
 
     Returns:
         An examination whose findings carry a figure and a table "trajectory". Ctrl-C keeps the checkpoints that are
-        finished and marks it stopped.
+        finished and marks it stopped; with ``store`` each is stored as it ends, which ``kill`` does not undo.
     """
     began = time.perf_counter()
     steps: list[int] = []
@@ -117,27 +117,49 @@ def examine_checkpoints(
     stopped = False
     for step, load in checkpoints(folder, model, member, trust=trust):
         told(f"checkpoint {step}")
-        subject = as_subject(load(), data, dict(subject_options or {}))
-        exam = examine(subject, calibration="none", **options)
+        try:
+            subject = as_subject(load(), data, dict(subject_options or {}))
+            exam = examine(subject, calibration="none", **options)
+        except BaseException:
+            if exams and store is not None:
+                _joined(steps, exams, command, time.perf_counter() - began, "stopped").save(store or None)
+            raise
         if exam.status == "stopped":
             stopped = True
             break
         steps.append(step)
         exams.append(exam)
+        if store is not None:  # each as it ends: what is measured outlives a kill
+            partial = _joined(steps, exams, command, time.perf_counter() - began, "running")
+            partial.save(store or None)
     if not exams:
         raise KeyboardInterrupt
-    last = exams[-1]
-    made = msgspec.structs.replace(
-        last,
-        findings={name: trajectory(steps, [exam.findings[name] for exam in exams]) for name in last.findings},
-        command=command,
-        seconds=time.perf_counter() - began,
-        status="stopped" if stopped else last.status,
-        subject={**last.subject, "checkpoints": f"{len(steps)}, step {steps[0]} to {steps[-1]}"},
+    made = _joined(
+        steps, exams, command, time.perf_counter() - began, "stopped" if stopped else exams[-1].status
     )
     if store is not None:
         made.save(store or None)
     return made
+
+
+def _joined(
+    steps: Sequence[int],
+    exams: Sequence[Examination],
+    command: str,
+    seconds: float,
+    status: Literal["complete", "partial", "stopped", "running"],
+) -> Examination:
+    """The examinations of all checkpoints so far as one, under the first one's name."""
+    last = exams[-1]
+    return msgspec.structs.replace(
+        last,
+        id=exams[0].id,
+        findings={name: trajectory(steps, [exam.findings[name] for exam in exams]) for name in last.findings},
+        command=command,
+        seconds=seconds,
+        status=status,
+        subject={**last.subject, "checkpoints": f"{len(steps)}, step {steps[0]} to {steps[-1]}"},
+    )
 
 
 def trajectory(steps: Sequence[int], findings: Sequence[Finding]) -> Finding:
