@@ -2,9 +2,9 @@
 
 Both sides run in this process, on the same network and rows, with the same numbers of steps. Peers are used as
 their documentation says, each with the data passes it makes. The questions are those of our instruments, controls
-included: maps are judged by deletion (quantus) against a random order and the same maps of an untrained network, an
-attack is checked by noise of the same strengths and by an unbounded one. What no peer answers (insertion, the other
-checks of an attack) only we are asked.
+included: maps are judged by deletion and insertion (quantus: inserting the most relevant parts into a blank is deleting
+the least relevant ones first, read backwards) against a random order and the same maps of an untrained network; an
+attack is checked by noise of the same strengths, by an unbounded one, and by whether the loss grows with its steps.
 
 Both sides take turns; ratios are medians over the turns. Processor time of the process is printed next to wall time,
 for with one thread it is what a quiet machine's clock would show. Peak memory is the growth of the resident set,
@@ -38,6 +38,7 @@ from microtome.subject import Subject
 
 EXPLAINED = 16
 ATTACKED = 256
+CHECKED = 64
 STRENGTHS = (0.01, 0.03, 0.1, 0.3)
 ATTACK_STEPS = 10
 CURVED = 128
@@ -213,7 +214,7 @@ def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable
         )
 
     def judged() -> object:
-        """Deletion curves of every map, of an untrained network's, and of a random order, by quantus."""
+        """Deletion and insertion curves of every map, of an untrained network's, of a random order, by quantus."""
         import copy
 
         from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, NoiseTunnel, Saliency
@@ -250,12 +251,13 @@ def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable
         )  # fmt: skip
         curves = []
         for found in maps:
-            curves.append(
-                metric(
-                    model=model, x_batch=chosen.numpy(), y_batch=classes.numpy(),
-                    a_batch=found.detach().numpy(), device="cpu",
-                )
-            )  # fmt: skip
+            for order in (found, found.amax() + 1 - found):  # quantus takes no map that is nowhere positive
+                curves.append(
+                    metric(
+                        model=model, x_batch=chosen.numpy(), y_batch=classes.numpy(),
+                        a_batch=order.detach().numpy(), device="cpu",
+                    )
+                )  # fmt: skip
         return curves
 
     def attacks() -> object:
@@ -271,7 +273,13 @@ def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable
         noise = foolbox.attacks.LinfAdditiveUniformNoiseAttack()(
             wrapped, x[:ATTACKED], y[:ATTACKED], epsilons=list(STRENGTHS)
         )[2]
-        return fgsm, pgd, noise
+        few, grown = slice(0, CHECKED), []
+        for steps in (1, ATTACK_STEPS // 2, ATTACK_STEPS):
+            attack = foolbox.attacks.LinfPGD(steps=steps)
+            moved = attack(wrapped, x[few], y[few], epsilons=[STRENGTHS[len(STRENGTHS) // 2]])[1][0]
+            with torch.no_grad():
+                grown.append(float(F.cross_entropy(model(moved), y[few])))
+        return fgsm, pgd, noise, grown
 
     def summary() -> object:
         import torchinfo
@@ -284,8 +292,8 @@ def peer_questions(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable
         "scikit-learn ridge probe a layer": probes,
         "PyHessian top eigenvalue, trace": pyhessian,
         "curvlinops spectral density": curvlinops_density,
-        "captum four maps and controls, quantus deletion": judged,
-        "foolbox FGSM, PGD, noise": attacks,
+        "captum four maps and controls, quantus": judged,
+        "foolbox FGSM, PGD, noise, checks": attacks,
         "torchinfo summary": summary,
     }
 
