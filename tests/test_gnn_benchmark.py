@@ -189,3 +189,20 @@ def test_blocks_are_as_they_are_declared():
     assert len(kinds) == 1
     with pytest.raises(UsageError, match="MT452"):
         pattern_graphs(1, sizes=(5, 2))
+
+
+def test_published_sets_are_split_by_class():
+    from microtome.data.graphs import available
+    from microtome.learn.gnn_benchmark import compare, published_task
+
+    if not available("mutag") or not available("cora"):
+        pytest.skip("the published sets are not at hand")
+    task = published_task("mutag")
+    parts = [
+        torch.bincount(torch.cat([g.y for g in part])) for part in (task.train, task.validation, task.test)
+    ]
+    assert sum(parts).tolist() == [63, 125] and parts[0].tolist() == [38, 75]
+    (found,) = compare(task.encoded(4), ["GIN"], budget=4000, seeds=(0,), epochs=2, depth=2)
+    assert 0 <= found.test <= 1
+    with pytest.raises(UsageError, match="MT451 'cora' is one graph"):
+        published_task("cora")

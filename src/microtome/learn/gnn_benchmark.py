@@ -8,6 +8,7 @@ eigenvector's sign means nothing, so each is drawn anew in every batch of traini
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from microtome.data.graphs import geometric
+from microtome.data.graphs import geometric, load
 from microtome.errors import UsageError, nearest
 from microtome.learn.graph_training import KeepBest, fit_graphs
 from microtome.nn.benchmark_networks import NETWORKS, build_network
@@ -110,6 +111,22 @@ def split_task(
         for part, some in zip(parts, (own[:first], own[first:second], own[second:]), strict=True):
             part += some
     return Task(name, level, *parts)
+
+
+def published_task(name: str, root: str | os.PathLike[str] | None = None, *, seed: int = 0) -> Task:
+    """A set of labelled graphs read by :func:`microtome.data.graphs.load`, split 60 / 20 / 20 by class.
+
+    Raises:
+        UsageError: MT451 for a set that is one graph; MT443, MT444 when it is absent or unknown.
+    """
+    from torch_geometric.data import Data
+
+    found = load(name, root)
+    if isinstance(found, Data):
+        raise UsageError(
+            "MT451", f"'{name}' is one graph", fix="train on it by microtome.learn.graph_training.fit_nodes"
+        )
+    return split_task(name, "graph", list(found), seed=seed)
 
 
 @dataclass(frozen=True)
@@ -280,6 +297,6 @@ def rank_stability(results: Sequence[Result]) -> float:
 
 
 __all__ = [
-    "Result", "Task", "compare", "features", "kendall", "parameters", "rank_stability", "score", "split_task",
-    "width_for",
+    "Result", "Task", "compare", "features", "kendall", "parameters", "published_task", "rank_stability", "score",
+    "split_task", "width_for",
 ]  # fmt: skip

@@ -179,7 +179,7 @@ STUDY = Study(
     "print(colliding_pairs(table, ['mean', 'max', 'std']), colliding_pairs(table, list(table)))\n"
     "from microtome.data.graph_algorithms import algorithm_graphs\nprint(algorithm_graphs(3)[0])",
     relates={
-        "gin": "no single aggregator is injective on continuous features; yet at one budget and after short training GIN's "
-        "sums answered the six tasks better than PNA"
+        "gin": "no single aggregator is injective on continuous features; yet at one budget and after short "
+        "training GIN's sums answered the six tasks better than PNA"
     },
 )
