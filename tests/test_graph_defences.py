@@ -210,3 +210,74 @@ def test_a_weighted_network_is_the_plain_one_when_all_weights_are_one():
     plain.load_state_dict(network.first.state_dict())
     expected = network.second(torch.relu(plain(graph.x, graph.edge_index)), graph.edge_index)
     assert torch.allclose(network(graph.x, same.edge_index), expected, atol=1e-6)
+
+
+def test_outliers_are_far_on_the_side_of_strangers_alone():
+    from microtome.graphs.edog import edge_outliers
+
+    graph = poisoning.InsertBetweenClasses(share=0.1)(_words(_graph(60)))
+    pairs, marks = poisoning.injected(graph)
+    near = {n: set() for n in range(60)}
+    for u, v in graph.edge_index.T.tolist():
+        near[v].add(u)
+
+    def cosine(a, b):
+        return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+
+    unit = torch.nn.functional.normalize(graph.x, dim=1)
+    rows = []
+    for u, v in pairs.T.tolist():
+        others = [
+            cosine(unit[a], sum((unit[w] for w in near[b] - {a}), torch.zeros(60)))
+            for a, b in ((u, v), (v, u))
+        ]
+        common = sum(1 / np.log(max(len(near[w]), 2)) for w in near[u] & near[v])
+        rows.append([cosine(graph.x[u], graph.x[v]), min(others), np.log1p(common)])
+    table = torch.tensor(rows, dtype=torch.float64)
+    table = table - table.median(0).values
+    inverse = torch.linalg.inv(table.T @ table / len(table) + 1e-6 * torch.eye(3))
+    low = table.clamp_max(0)
+    expected = torch.einsum("mi,ij,mj->m", low, inverse, low).clamp_min(0).sqrt()
+    found = edge_outliers(graph, pairs)
+    assert torch.allclose(found.double(), expected, atol=1e-3)
+    assert pure.injected_auroc(-found, marks) > 0.7
+
+
+def test_no_edge_vouches_for_itself():
+    from microtome.graphs.edog import EDoG
+
+    graph = _graph(50)
+    pairs = undirected(graph.edge_index, 50)
+    for seen in (0.25, 0.5, 0.75):
+        detector = EDoG(steps=5, seen=seen, samples=4)
+        model = detector.fit(graph)
+        trust, x = detector.trust(graph, model=model), detector.rows(graph)
+        draw = torch.Generator().manual_seed(1)
+        total, times = torch.zeros(len(trust)), torch.zeros(len(trust))
+        folds = 2 if seen == 0.5 else 4
+        for sample in range(4):
+            if sample % folds == 0:
+                fold = torch.randperm(len(trust), generator=draw) % folds
+            left = fold != sample % folds if seen < 0.5 else fold == sample % folds
+            rows = model(x, poisoning.propagation(pairs[:, ~left], 50)[0]).detach()
+            for e in left.nonzero()[:, 0].tolist():
+                u, v = pairs[:, e]
+                total[e] += float(rows[u] @ rows[v]) / 16**0.5 + float(model.bias.detach())
+                times[e] += 1
+        assert int(times.min()) > 0
+        assert torch.allclose(trust, total / times, atol=1e-4)
+
+
+def test_a_generator_of_links_finds_edges_between_blocks_whatever_order_they_come_in():
+    from microtome.graphs.edog import EDoG
+
+    graph = stochastic_blocks(200, 3, degree=8, homophily=0.9, features=6, signal=2.0, seed=3)
+    attacked = poisoning.InsertBetweenClasses(share=0.1)(graph)
+    pairs, marks = poisoning.injected(attacked)
+    trust = EDoG(steps=80).trust(attacked)
+    assert pure.injected_auroc(trust, marks) > 0.85
+    turned = EDoG(steps=80).trust(attacked, pairs.flip(0))
+    assert torch.allclose(trust, turned, atol=1e-5)
+    for bad in (EDoG(seen=1.0), EDoG(filtered=1.0)):
+        with pytest.raises(UsageError, match="MT477"):
+            bad.fit(graph)
