@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ ACTIONS = ("standard", "listen", "broadcast", "isolate")
 class CooperativeConv(MessagePassing):
     """A mean-aggregating convolution along the edges whose source broadcasts and whose target listens.
 
-    An action network (its own mean convolution, then a linear map) gives four logits a node; the action is drawn by
+    An action network (a convolution of its own, then a linear map) gives four logits a node; the action is drawn by
     straight-through Gumbel softmax while training and is the largest logit otherwise. Action "standard" listens and
     broadcasts. out_v = W_1 x_v + W_2 mean over kept edges of x_u; 0 where none is kept.
 
@@ -25,12 +27,23 @@ class CooperativeConv(MessagePassing):
         inputs, outputs: widths.
         hidden: width of the action network.
         temperature: of the Gumbel softmax.
+        action: what the action network does with neighbours: "mean", or "sum", by which it sees how many there are.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, hidden: int = 16, temperature: float = 0.5) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        hidden: int = 16,
+        temperature: float = 0.5,
+        action: Literal["mean", "sum"] = "mean",
+    ) -> None:
         super().__init__(aggr="add")
         self.own, self.other = nn.Linear(inputs, outputs), nn.Linear(inputs, outputs, bias=False)
         self.see_own, self.see_other = nn.Linear(inputs, hidden), nn.Linear(inputs, hidden, bias=False)
+        # In a sum a message's constant part counts the neighbours; in a mean it would say nothing.
+        self.count = nn.Parameter(torch.zeros(hidden)) if action == "sum" else None
         self.decide = nn.Linear(hidden, len(ACTIONS))
         self.temperature = temperature
 
@@ -43,7 +56,13 @@ class CooperativeConv(MessagePassing):
     def actions(self, x: Tensor, edge_index: Tensor) -> Tensor:
         """[nodes, 4] one-hot over :data:`ACTIONS`."""
         every = x.new_ones(edge_index.shape[1])
-        logits = self.decide(F.relu(self.see_own(x) + self.see_other(self.mean(x, edge_index, every))))
+        if self.count is None:
+            seen = self.see_other(self.mean(x, edge_index, every))
+        else:
+            message = torch.cat([self.see_other(x), x.new_ones(len(x), 1)], 1)
+            total = self.propagate(edge_index, x=message, weight=every)
+            seen = total[:, :-1] + total[:, -1:] * self.count
+        logits = self.decide(F.relu(self.see_own(x) + seen))
         if self.training:
             return F.gumbel_softmax(logits, self.temperature, hard=True)
         return F.one_hot(logits.argmax(1), len(ACTIONS)).to(x.dtype)
