@@ -115,7 +115,7 @@ class PathFrame(PathNN):
     def __init__(
         self, inputs: int, width: int, outputs: int, length: int, level: Literal["node", "graph"]
     ) -> None:
-        super().__init__(inputs, width, outputs, length=length)
+        super().__init__(inputs, width, outputs, length=length, norm=False)
         self.level = level
 
     def forward(

@@ -52,7 +52,7 @@ class PathNN(nn.Module):
             "all_simple" (AP).
         distances: whether hops from the root are read; they say something along simple paths alone.
         dropout: before the last map.
-        norm: batch normalisation.
+        norm: batch normalisation; not where all features are equal, for a batch says nothing of their variance.
         most: paths of one length that are not exceeded.
     """
 
