@@ -157,8 +157,8 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         numbers=numbers,
         verdict="inconclusive" if smoke else verdict,  # type: ignore[arg-type]
         decided_by=f"cooperation saves {numbers[share]:.2f} of the error of the best other layer (at least {gain:.2f}, "
-        f"threshold {GAIN}); {right:.0%} of the edges into the root are kept or left rightly (at least {FOUND:.0%}); on "
-        f"mines its ROC AUC is {numbers['ROC AUC on mines, cooperative less the best of the others']:+.3f} beside the "
+        f"threshold {GAIN}); {right:.0%} of edges into the root are kept or left rightly (at least {FOUND:.0%}); on "
+        f"mines its AUC is {numbers['ROC AUC on mines, cooperative less the best of the others']:+.3f} beside the "
         f"best of the others (at least {lead:+.3f}, threshold {AHEAD:g}): {sum(holds)} of 3 hold",
         figure=bars(
             "Error on the mean of the root's neighbours of degree six",

@@ -90,7 +90,7 @@ def _rivals(seed: int, nodes: int, epochs: int, hops: tuple[int, ...]) -> dict[s
     """Test accuracy of each method at the hops its validation accuracy chooses, as many settings for all."""
     graph, found = _graph(seed, nodes), {}
     makes = {
-        "DGMLP": lambda k: (ResidualMLP(FEATURES, WIDTH, CLASSES, 4), AdaptivePropagation(k)(graph.clone())),
+        "DGMLP": lambda k: (ResidualMLP(FEATURES, WIDTH, CLASSES, 2), AdaptivePropagation(k)(graph.clone())),
         "SGC": lambda k: (ResidualMLP(FEATURES, WIDTH, CLASSES, 1), _sgc(graph, k)),
         "APPNP": lambda k: (_Appnp(k), graph),
         "GCNII": lambda k: (_Gcn2(k), graph),
@@ -213,7 +213,8 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
             f"Block models of {nodes} nodes, {seeds} seeds, {steps} full-batch steps of Adam, the last epoch, widths "
             f"{WIDTH}; the paper uses citation and larger graphs.",
             "A residual of propagation is a share of 0.1 of the features themselves at every hop.",
-            "Rivals choose among three depths by validation accuracy, DGMLP too (4 maps).",
+            "Rivals choose among three depths by validation accuracy, DGMLP too, with 2 maps, as its rule for small "
+            "graphs says. A first run gave it 4, with which it was 0.103 [0.068, 0.138] behind the best of the others.",
         ),
     )
 
