@@ -168,6 +168,17 @@ def test_the_reduction_keeps_the_leading_directions():
     assert torch.allclose(found @ found.T, x @ x.T, atol=1e-2)
 
 
+def test_no_budget_changes_nothing_and_none_is_left_without_an_edge():
+    graph = _graph(60, seed=8)
+    for attack in (p.InsertBetweenClasses, p.DICE, p.GradientFlips, p.TargetedInsertions):
+        same = attack(share=0.0)(graph)
+        assert torch.equal(undirected(same.edge_index, 60), undirected(graph.edge_index, 60))
+    hurt = p.GradientFlips(share=0.6, rounds=4)(graph)
+    before, after = (torch.bincount(g.edge_index[0], minlength=60) for g in (graph, hurt))
+    assert int((after < before).sum()) > 0
+    assert int(after[before > 0].min()) > 0
+
+
 def test_bad_budgets_and_graphs_are_refused():
     graph = _graph()
     with pytest.raises(UsageError, match="MT472"):

@@ -147,6 +147,8 @@ STUDY = Study(
     "features=8)\n"
     "print(PLaplacianCleaning(p=8, smooth=0.5)(GradientFlips(share=0.2)(graph)))",
     relates={
-        "stable": "both clean a poisoned graph once before training; STABLE learns the rows it compares"
+        "stable": "both clean a poisoned graph once before training; under the same 25 % flips by gradient of "
+        "Cora STABLE keeps 0.739 of accuracy and pLapGNN 0.711, but STABLE trains an encoder and loses 0.03 on "
+        "the clean graph, pLapGNN nothing"
     },
 )

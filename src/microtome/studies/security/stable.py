@@ -158,4 +158,8 @@ STUDY = Study(
     "GradientFlips\nfrom microtome.graphs.stable import STABLE\npoisoned = "
     "GradientFlips(share=0.2)(stochastic_blocks(300, "
     "features=8))\nprint(STABLE(metric='cosine', rough=0.1, epochs=50)(poisoned))",
+    relates={
+        "plapgnn": "the same attack and splits: 0.711 for pLapGNN at 25 % flips by gradient, 0.739 for STABLE",
+        "edog": "the same kind of score: EDoG's AUC for edges by gradient at 5 % is 0.74, STABLE's 0.78",
+    },
 )
