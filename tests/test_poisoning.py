@@ -168,15 +168,26 @@ def test_the_reduction_keeps_the_leading_directions():
     assert torch.allclose(found @ found.T, x @ x.T, atol=1e-2)
 
 
-def test_no_budget_changes_nothing_and_none_is_left_without_an_edge():
+@pytest.mark.parametrize("attack", [p.InsertBetweenClasses, p.DICE, p.GradientFlips, p.TargetedInsertions])
+def test_no_budget_changes_nothing(attack):
     graph = _graph(60, seed=8)
-    for attack in (p.InsertBetweenClasses, p.DICE, p.GradientFlips, p.TargetedInsertions):
-        same = attack(share=0.0)(graph)
-        assert torch.equal(undirected(same.edge_index, 60), undirected(graph.edge_index, 60))
-    hurt = p.GradientFlips(share=0.6, rounds=4)(graph)
-    before, after = (torch.bincount(g.edge_index[0], minlength=60) for g in (graph, hurt))
-    assert int((after < before).sum()) > 0
-    assert int(after[before > 0].min()) > 0
+    same = attack(share=0.0)(graph)
+    assert torch.equal(undirected(same.edge_index, 60), undirected(graph.edge_index, 60))
+
+
+def test_one_round_leaves_every_node_an_edge():
+    draw = torch.Generator().manual_seed(0)
+    graph = _graph(60, seed=8)
+    pairs = undirected(graph.edge_index, 60)
+    degree = torch.bincount(graph.edge_index[0], minlength=60)
+    gain, all_gone = torch.rand(pairs.shape[1], generator=draw), torch.ones(pairs.shape[1], dtype=torch.bool)
+    taken = p._spread(pairs, gain, 99, all_gone, degree - 1)
+    assert (gain[taken].diff() <= 0).all()
+    left = torch.bincount(p.flipped(graph, pairs[:, taken]).edge_index[0], minlength=60)
+    assert int(left[degree > 0].min()) == 1
+    few = p._spread(pairs, gain, 2, ~all_gone, degree - 1)
+    assert int(torch.bincount(pairs[:, few].flatten()).max()) == 2
+    assert int(gain.argmax()) == int(few[0])
 
 
 def test_bad_budgets_and_graphs_are_refused():

@@ -259,7 +259,10 @@ class GradientFlips(Poison):
         for chunk in torch.arange(count).tensor_split(min(self.rounds, count)) if count else ():
             gain, pairs = self._candidates(current, x, one_hot, aimed, fixed, found)
             owed = int(chunk[-1]) + 1 - found.shape[1]
-            chosen = pairs[:, _spread(pairs, gain, self.per_node)[:owed]]
+            edges = undirected(current.edge_index, n)
+            removed = torch.isin(_keys(pairs, n), _keys(edges, n))
+            spare = torch.bincount(edges.flatten(), minlength=n) - 1
+            chosen = pairs[:, _spread(pairs, gain, self.per_node, removed, spare)[:owed]]
             if not chosen.shape[1]:
                 break
             found, current = torch.cat([found, chosen], 1), flipped(current, chosen)
@@ -323,15 +326,26 @@ class GradientFlips(Poison):
         return best[kept], pairs[:, kept]
 
 
-def _spread(pairs: Tensor, gain: Tensor, most: int) -> Tensor:
-    """The candidates in order of gain, without those that come after ``most`` others at one of their nodes."""
+def _spread(pairs: Tensor, gain: Tensor, most: int, removed: Tensor, spare: Tensor) -> Tensor:
+    """The candidates in order of gain, without those that would be too many at one of their nodes.
+
+    ``most`` of all kinds are taken at a node, and of those that are ``removed`` [c] as many as it has to ``spare`` [n].
+    """
     order = gain.argsort(descending=True)
-    ends = pairs[:, order].T.flatten()
+    kept = (_ranks(pairs[:, order]) < most).all(0)
+    gone = removed[order].nonzero()[:, 0]
+    kept[gone] &= (_ranks(pairs[:, order[gone]]) < spare[pairs[:, order[gone]]]).all(0)
+    return order[kept]
+
+
+def _ranks(pairs: Tensor) -> Tensor:
+    """[2, c] how many pairs before each one, in their order, have the same node at either end."""
+    ends = pairs.T.flatten()
     grouped = ends.argsort(stable=True)
     counts = torch.bincount(ends)
     rank = torch.empty_like(ends)
     rank[grouped] = torch.arange(len(ends)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    return order[(rank.view(-1, 2) < most).all(1)]
+    return rank.view(-1, 2).T
 
 
 @dataclass(kw_only=True)
