@@ -1,4 +1,4 @@
-"""Moves in parameter space that remove weights."""
+"""Moves in parameter space that remove weights or round them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from microtome.signals.expression import ParameterChange
 from microtome.signals.noise import row_uniform
@@ -43,6 +43,44 @@ class RandomPruned(ParameterChange):
         return _pruned(
             self, parameters, lambda flat: row_uniform(torch.arange(len(flat), device=flat.device), self.seed)
         )
+
+
+@dataclass(frozen=True)
+class Rounded(ParameterChange):
+    """Weights rounded to whole multiples of a step, one step for each output channel, and kept as they were stored.
+
+    With q = 2^(bits - 1) - 1 and s = max |w| / q over a channel: w -> s * round(w / s), between -q s and q s; halves
+    go to the even multiple. So 0 stays 0, the largest weight stays itself, and 2 bits leave three values.
+
+    Args:
+        names: parameter tensors.
+        bits: of a weight, 2 or more.
+    """
+
+    names: tuple[str, ...]
+    bits: int
+
+    def change(self, subject: Subject, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The rounded tensors."""
+        return {name: rounded(parameters[name], self.bits, _channels(subject, name)) for name in self.names}
+
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def _channels(subject: Subject, name: str) -> int:
+    """Dimension of a weight that counts its outputs: the second of a transposed convolution, else the first."""
+    owner = dict(subject.model.named_modules()).get(name.rpartition(".")[0])
+    return 1 if isinstance(owner, _TRANSPOSED) else 0
+
+
+def rounded(weight: Tensor, bits: int, channel: int = 0) -> Tensor:
+    """A weight on the nearest of 2^bits - 1 evenly spaced values around 0, a step for each entry of ``channel``."""
+    levels = 2 ** (bits - 1) - 1
+    exact = weight.double()  # half a step must not be decided by the rounding of the division
+    others = [d for d in range(weight.dim()) if d != channel]
+    step = exact.abs().amax(others, keepdim=True) / levels
+    return (torch.where(step > 0, (exact / step).round(), 0.0) * step).to(weight.dtype)
 
 
 def _pruned(

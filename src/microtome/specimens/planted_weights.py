@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -63,5 +65,44 @@ def needless_weights() -> Specimen:
             Truth(
                 name, "accuracy lost at 0.97", 0.6, 1e-9, "3 classes are left, and 0", options, read=beyond
             ),
+        ),
+    )
+
+
+@specimen
+def weights_on_a_grid() -> Specimen:
+    """Answers that rest on weights of 1, 2 and 4 where the largest is 7: whole numbers that four bits hold exactly.
+
+    q = 7, 3, 1 at 4, 3, 2 bits: a weight v becomes 0 where v q / 7 < 1/2, and with it the answer its class 1.
+    """
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(4))  # 0 and 1: two bits are enough
+        model[2].weight.copy_(torch.tensor([[7.0, 0.0, 0.0, 0.0], [7.0, 1.0, 2.0, 4.0]]))
+    kinds = torch.arange(200) % 4
+    subject = Subject(model, [(torch.eye(4)[kinds], (kinds > 0).long())], name="weights on a grid")
+    name = "compress/quantization_sensitivity"
+
+    def cell(tensor: str, column: str) -> Callable[[Finding], float]:
+        def read(finding: Finding) -> float:
+            table = finding.tables["tensors"]
+            row = next(r for r in table.rows if r[0] == tensor)
+            return float(row[table.columns.index(column)] or 0)
+
+        return read
+
+    return Specimen(
+        "weights on a grid",
+        subject,
+        (
+            Truth(name, "fewest bits together", 4, 0.0, "whole numbers up to 7"),
+            Truth(name, "accuracy lost at 4 bits", 0.0, 0.0, "whole numbers up to 7"),
+            Truth(name, "accuracy lost at 2 bits", 0.5, 1e-12, "1 and 2 become 0"),
+            Truth(name, "lost at 3", 0.25, 1e-12, "1 becomes 0", read=cell("2.weight", "at 3 bits")),
+            Truth(name, "lost at 8", 0.0, 0.0, "4 of 127 steps", read=cell("2.weight", "at 8 bits")),
+            Truth(
+                name, "bits of zeros and ones", 2, 0.0, "0 and 1 alone", read=cell("0.weight", "fewest bits")
+            ),
+            Truth(name, "fewest bits each alone", (16 * 2 + 8 * 4) / 24, 1e-12, "16 weights at 2, 8 at 4"),
         ),
     )

@@ -62,6 +62,10 @@ MEASURES = (
         "prunable", frozenset(("weights", "count", "prunable")), "prunable",
         "share of its weights that can be set to 0 alone, within the accuracy that may be lost",
     ),
+    Measure(
+        "fewest bits", frozenset(("weights", "count", "fewest bits")), "fewest bits",
+        "bits a weight it can be rounded to alone, within the accuracy that may be lost",
+    ),
     Measure("stretch", frozenset(("layer", "factor")), "factor", "most it can enlarge a change of its input"),
 )  # fmt: skip
 
