@@ -195,7 +195,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         ),
         conditions=(
             f"Communities: 8 blocks of {nodes} nodes; roles: places in houses on a tree; missing edges: half of a "
-            "block model's, with as many pairs that are none, a logistic regression fitted on a third, settings chosen on "
+            "block model's, with as many pairs that are none, a regression fitted on a third, settings chosen on "
             "another, read on the last.",
             f"32 numbers a node, walks of 20 steps, 5 a node and epoch, {epochs} epochs; away is q = 0.25, near q = 4.",
             "The published networks (BlogCatalog, protein interactions, Wikipedia) are not used.",
