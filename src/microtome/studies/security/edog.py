@@ -110,13 +110,11 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         verdict="inconclusive" if smoke else OUTCOMES[holds],
         decided_by=f"at {middle:.0%} EDoG's AUC is {mean(f'AUC, EDoG, {label}'):.3f} over four attacks, lowest "
         f"{lowest[0]:.3f} ({weakest}; at least {lowest[1]:.3f}, threshold {HIGH}), {better[0]:+.3f} from the "
-        f"best other score "
-        f"(at least {better[1]:+.3f}, threshold {BETTER}); an attacker who adds {most:.0%} of edges it trusts "
-        f"brings the AUC "
-        f"to {mean(f'AUC, EDoG, adaptive {most:.0%}'):.3f} and the GCN to "
-        f"{mean(f'accuracy, GCN, adaptive {most:.0%}'):.3f}, "
-        f"the plain gradient attack to {mean(f'accuracy, GCN, gradient {most:.0%}'):.3f} of "
-        f"{mean('accuracy, GCN, clean'):.3f} ({'less' if hard else 'not surely less'} than half the loss)",
+        f"best other score (at least {better[1]:+.3f}, threshold {BETTER}); an attacker who adds {most:.0%} of "
+        f"edges it trusts brings the AUC to {mean(f'AUC, EDoG, adaptive {most:.0%}'):.3f} and the GCN to "
+        f"{mean(f'accuracy, GCN, adaptive {most:.0%}'):.3f}, the plain gradient attack to "
+        f"{mean(f'accuracy, GCN, gradient {most:.0%}'):.3f} of {mean('accuracy, GCN, clean'):.3f} "
+        f"({'less' if hard else 'not surely less'} than half the loss)",
         figure=line(
             "AUC for injected edges, mean of four "
             "attacks", points, x="share", y="AUC", series="score", log_x=True,
@@ -125,14 +123,11 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         conditions=(
             f"{note}. All attacks add edges only.",
             "Sub-graphs are random halves of the edges, continued in one step by a small graph auto-encoder "
-            "of node features "
-            "and edges; the paper grows them node by node. Width, steps and share were chosen on the split of "
-            "seed 0; the "
-            "run has the seeds 1 to 5.",
+            "of node features and edges; the paper grows them node by node. Width, steps and share were "
+            "chosen on the split of seed 0; the run has the seeds 1 to 5.",
             "No filter, except where named: the paper means it for heavy attacks.",
             "The adaptive attacker holds a detector trained on the clean graph with another seed, and adds "
-            "only pairs that it "
-            "trusts at least as the median true edge.",
+            "only pairs that it trusts at least as the median true edge.",
         ),
     )  # fmt: skip
 
@@ -140,28 +135,23 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
 STUDY = Study(
     paper="edog",
     claim="Edges that a model trained to continue sub-graphs finds unlikely are the injected ones with an AUC "
-    "above 0.8 for "
-    "each of four attacks unknown to it at 5 % of the edges, more than 0.02 above other scores on average, "
-    "and an attacker "
-    "who keeps to edges it trusts does less than half the harm.",
+    "above 0.8 for each of four attacks unknown to it at 5 % of the edges, more than 0.02 above other scores "
+    "on average, and an attacker who keeps to edges it trusts does less than half the harm.",
     null="Likeness of features, low rank or plain link prediction find them as well.",
     control="Jaccard, cosine, low rank, the same model with the whole graph in sight (plain link prediction), "
-    "outlier "
-    "features; the detector with its filter; an adaptive attacker.",
+    "outlier features; the detector with its filter; an adaptive attacker.",
     threshold="Lower end above 0.8 for the worst of four attacks; lower end of the mean difference to the "
-    "best other above "
-    "0.02; upper end of the adaptive loss less half the gradient attack's below 0.",
+    "best other above 0.02; upper end of the adaptive loss less half the gradient attack's below 0.",
     measure=measure,
     uses=(
         "microtome.graphs.edog.EDoG",
         "microtome.graphs.edog.edge_outliers",
         "microtome.graphs.poisoning.GradientFlips",
     ),
-    example="from microtome.data.graph_generators import stochastic_blocks\n"
-    "from microtome.graphs import edog, poisoning, purification\n"
-    "graph = stochastic_blocks(300, features=8, signal=2.0)\n"
-    "attacked = poisoning.InsertBetweenClasses(share=0.1)(graph)\n"
-    "print(purification.injected_auroc(edog.EDoG().trust(attacked), poisoning.injected(attacked)[1]))",
+    example="from microtome.data.graph_generators import stochastic_blocks\nfrom microtome.graphs import "
+    "edog, poisoning, purification\ngraph = stochastic_blocks(300, features=8, signal=2.0)\nattacked = "
+    "poisoning.InsertBetweenClasses(share=0.1)(graph)\nprint(purification.injected_auroc(edog.EDoG().trust(attacked), "
+    "poisoning.injected(attacked)[1]))",
     relates={
         "stable": "both score edges by rows learned without labels: at 5 % flips by gradient, on the same splits "
         "of Cora, STABLE's rows have an AUC of 0.78, EDoG's links 0.74, bare features 0.79"

@@ -90,33 +90,26 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         numbers=numbers,
         verdict="inconclusive" if smoke else OUTCOMES[(gain[1] > GAIN) + (ratio[2] < CHEAPER)],
         decided_by=f"with {worst:.0%} of the edges flipped by gradient pLapGNN is {gain[0]:.3f} more accurate "
-        f"than the best "
-        f"plain defence (at least {gain[1]:.3f}, threshold {GAIN}; {mean(f'accuracy, pLapGNN, {at}'):.3f}, "
-        f"without edges "
-        f"{mean('accuracy, no edges'):.3f}) and its cleaning takes {ratio[0]:.2f} of the low rank's seconds "
-        f"(at most "
-        f"{ratio[2]:.2f}, threshold {CHEAPER:.0f}); its weights find injected edges with an AUC of "
+        f"than the best plain defence (at least {gain[1]:.3f}, threshold {GAIN}; "
+        f"{mean(f'accuracy, pLapGNN, {at}'):.3f}, without edges {mean('accuracy, no edges'):.3f}) and its "
+        f"cleaning takes {ratio[0]:.2f} of the low rank's seconds (at most {ratio[2]:.2f}, threshold "
+        f"{CHEAPER:.0f}); its weights find injected edges with an AUC of "
         f"{mean(f'AUC, weights of p = 8, {at}'):.3f}, the distances they are made of with "
         f"{mean(f'AUC, distance of features, {at}'):.3f}; on the clean graph it loses {-lost[0]:.3f}; an "
-        f"attacker who adds "
-        f"alike pairs only leaves it {mean(f'accuracy, pLapGNN, {evaded}'):.3f}",
+        f"attacker who adds alike pairs only leaves it {mean(f'accuracy, pLapGNN, {evaded}'):.3f}",
         figure=line(
-            "Accuracy under gradient "
-            "poisoning", suite.points(found, "gradient", ("pLapGNN", *ordinary), budgets),
+            "Accuracy under gradient poisoning", suite.points(found, "gradient", ("pLapGNN", *ordinary), budgets),
             x="share", y="accuracy", series="defence", rules={"no edges": mean("accuracy, no edges")},
         ),
         conditions=(
             f"{note}; networks see 64 leading directions of the features.",
             "Power (2 or 8) and weight of the energy (three each) are chosen on validation nodes, as are four "
-            "Jaccard "
-            "thresholds and two ranks; the grid was laid out on the split of seed 0, the run has the seeds 1 "
-            "to 5.",
+            "Jaccard thresholds and two ranks; the grid was laid out on the split of seed 0, the run has the "
+            "seeds 1 to 5.",
             "The closeness is a difference of Laplacians over the given edges; the paper's abstract leaves it "
-            "open. Powers "
-            "below 2, or a power of the weights below 1, did worse on seed 0.",
+            "open. Powers below 2, or a power of the weights below 1, did worse on seed 0.",
             "The adaptive attacker adds only pairs whose features are as alike as the median true edge's. "
-            "Random, DICE and "
-            "adaptive flips at the largest budget alone.",
+            "Random, DICE and adaptive flips at the largest budget alone.",
         ),
     )  # fmt: skip
 
@@ -124,17 +117,13 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
 STUDY = Study(
     paper="plapgnn",
     claim="Weights that trade nearness to the given graph against the energy of its weighted p-Laplacian "
-    "leave a GCN more "
-    "than 0.01 more accurate at 25 % flips chosen by gradient than the plain GCN, Jaccard cutting and low "
-    "rank, for less "
-    "time of cleaning than the low rank's eigenpairs.",
+    "leave a GCN more than 0.01 more accurate at 25 % flips chosen by gradient than the plain GCN, Jaccard "
+    "cutting and low rank, for less time of cleaning than the low rank's eigenpairs.",
     null="The distances of features that the energy is made of, used as a threshold, do as well.",
     control="Jaccard cutting (the same features, no Laplacian), low rank, the plain GCN, no edges; the clean "
-    "graph; the AUC "
-    "of the bare distances; an attacker who adds alike pairs only.",
+    "graph; the AUC of the bare distances; an attacker who adds alike pairs only.",
     threshold="Lower end of the difference to the best other on average above 0.01, upper end of the ratio of "
-    "processor "
-    "seconds below 1, over seeds.",
+    "processor seconds below 1, over seeds.",
     measure=measure,
     uses=(
         "microtome.graphs.plapgnn.PLaplacianCleaning",
@@ -142,13 +131,12 @@ STUDY = Study(
         "microtome.graphs.poisoning.GradientFlips",
     ),
     example="from microtome.data.graph_generators import stochastic_blocks\nfrom microtome.graphs.plapgnn "
-    "import "
-    "PLaplacianCleaning\nfrom microtome.graphs.poisoning import GradientFlips\ngraph = stochastic_blocks(300, "
-    "features=8)\n"
-    "print(PLaplacianCleaning(p=8, smooth=0.5)(GradientFlips(share=0.2)(graph)))",
+    "import PLaplacianCleaning\nfrom microtome.graphs.poisoning import GradientFlips\ngraph = "
+    "stochastic_blocks(300, features=8)\nprint(PLaplacianCleaning(p=8, "
+    "smooth=0.5)(GradientFlips(share=0.2)(graph)))",
     relates={
         "stable": "both clean a poisoned graph once before training; under the same 25 % flips by gradient of "
-        "Cora STABLE keeps 0.739 of accuracy and pLapGNN 0.711, but STABLE trains an encoder and loses 0.03 on "
-        "the clean graph, pLapGNN nothing"
+        "Cora STABLE keeps 0.739 of accuracy and pLapGNN 0.711, but STABLE trains an encoder and loses 0.03 "
+        "on the clean graph, pLapGNN nothing"
     },
 )

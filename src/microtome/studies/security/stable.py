@@ -87,33 +87,25 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         numbers=numbers,
         verdict="inconclusive" if smoke else OUTCOMES[holds],
         decided_by=f"with {worst:.0%} of the edges flipped by gradient STABLE is {gain[0]:.3f} more accurate "
-        f"than the best "
-        f"plain defence (at least {gain[1]:.3f}, threshold {GAIN}; {mean(f'accuracy, STABLE, {at}'):.3f} "
-        f"against "
-        f"{mean(f'accuracy, GCN, {at}'):.3f} of the GCN and {mean('accuracy, no edges'):.3f} without edges), "
-        f"and its rows "
-        f"find injected edges with an AUC {finds[0]:.3f} above the best other score (at least {finds[1]:.3f}, "
-        f"threshold "
-        f"{FINDS}); an attacker who keeps to edges it trusts leaves it "
-        f"{mean(f'accuracy, STABLE, {evaded}'):.3f} and an AUC "
-        f"of {mean(f'AUC, STABLE, {evaded}'):.3f}",
+        f"than the best plain defence (at least {gain[1]:.3f}, threshold {GAIN}; "
+        f"{mean(f'accuracy, STABLE, {at}'):.3f} against {mean(f'accuracy, GCN, {at}'):.3f} of the GCN and "
+        f"{mean('accuracy, no edges'):.3f} without edges), and its rows find injected edges with an AUC "
+        f"{finds[0]:.3f} above the best other score (at least {finds[1]:.3f}, threshold {FINDS}); an attacker "
+        f"who keeps to edges it trusts leaves it {mean(f'accuracy, STABLE, {evaded}'):.3f} and an AUC of "
+        f"{mean(f'AUC, STABLE, {evaded}'):.3f}",
         figure=line(
-            "Accuracy under gradient "
-            "poisoning", suite.points(found, "gradient", ("STABLE", *ordinary), budgets),
+            "Accuracy under gradient poisoning", suite.points(found, "gradient", ("STABLE", *ordinary), budgets),
             x="share", y="accuracy", series="defence", rules={"no edges": mean("accuracy, no edges")},
         ),
         conditions=(
             f"{note}; networks see 64 leading directions of the features.",
             "The gradient attack is Metattack with an exact meta-gradient through a ridge regression on a "
-            "linearised GCN, "
-            "20 gradients for all flips; features are not attacked.",
+            "linearised GCN, 20 gradients for all flips; features are not attacked.",
             "One setting for all budgets (rough 0.05, cut 0.2, five neighbours, power 0.6) where the paper "
-            "tunes each; it was "
-            "chosen on the split of seed 0; the run has the seeds 1 to 5. The plain defences choose a "
-            "threshold on validation nodes.",
+            "tunes each; it was chosen on the split of seed 0; the run has the seeds 1 to 5. The plain "
+            "defences choose a threshold on validation nodes.",
             "The adaptive attacker knows an encoder trained on the clean graph and adds only pairs whose rows "
-            "it finds "
-            "alike by 0.1 more than the cut.",
+            "it finds alike by 0.1 more than the cut.",
             "Random, DICE and adaptive flips at the largest budget alone.",
         ),
     )  # fmt: skip
@@ -136,15 +128,13 @@ def _trusts(trial: suite.Trial, graph: Any, rows: Tensor, pairs: Tensor) -> dict
 STUDY = Study(
     paper="stable",
     claim="Rows learned by contrast between views that differ in doubtful edges only score edges better than "
-    "features or a "
-    "GCN trained on the poisoned graph (AUC for injected edges more than 0.02 higher), and the graph refined "
-    "by them "
-    "leaves a classifier more than 0.02 more accurate than plain defences at 25 % flips chosen by gradient.",
+    "features or a GCN trained on the poisoned graph (AUC for injected edges more than 0.02 higher), and the "
+    "graph refined by them leaves a classifier more than 0.02 more accurate than plain defences at 25 % flips "
+    "chosen by gradient.",
     null="The rows score edges no better than the features they are made of, and cutting by features does as "
     "well.",
     control="The plain GCN, Jaccard cutting, low rank, a network without edges; the encoder without recovery "
-    "and without "
-    "rough cleaning; the clean graph; an attacker who knows the encoder.",
+    "and without rough cleaning; the clean graph; an attacker who knows the encoder.",
     threshold="Lower ends of both differences, over seeds, above 0.02, each to the best other on average.",
     measure=measure,
     uses=(
@@ -154,10 +144,9 @@ STUDY = Study(
         "microtome.graphs.purification.DropUnlike",
     ),
     example="from microtome.data.graph_generators import stochastic_blocks\nfrom microtome.graphs.poisoning "
-    "import "
-    "GradientFlips\nfrom microtome.graphs.stable import STABLE\npoisoned = "
-    "GradientFlips(share=0.2)(stochastic_blocks(300, "
-    "features=8))\nprint(STABLE(metric='cosine', rough=0.1, epochs=50)(poisoned))",
+    "import GradientFlips\nfrom microtome.graphs.stable import STABLE\npoisoned = "
+    "GradientFlips(share=0.2)(stochastic_blocks(300, features=8))\nprint(STABLE(metric='cosine', rough=0.1, "
+    "epochs=50)(poisoned))",
     relates={
         "plapgnn": "the same attack and splits: 0.711 for pLapGNN at 25 % flips by gradient, 0.739 for STABLE",
         "edog": "the same kind of score: EDoG's AUC for edges by gradient at 5 % is 0.74, STABLE's 0.78",
