@@ -1,5 +1,7 @@
 """Statistics of units against the whole activation tensor at once."""
 
+from functools import reduce
+
 import pytest
 import torch
 from represent_subjects import activations, batches, close, data, network, read, subject
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 
 from microtome.folds.units import UnitStatistics
 from microtome.instruments.represent.activation_statistics import ActivationStatistics
-from microtome.signals import activation
+from microtome.signals import activation, rows
 from microtome.subject import Subject
 
 
@@ -31,11 +33,11 @@ def test_against_the_whole_tensor(dtype):
         assert row["outlier"] == pytest.approx(float(((units - mean).abs() / sd).max()), rel=1e-4)
 
 
-@pytest.mark.parametrize("rows", [1, 7, 64])
-def test_slices_do_not_matter(rows):
+@pytest.mark.parametrize("slices", [1, 7, 64])
+def test_slices_do_not_matter(slices):
     close(
         read(subject(torch.float64), ActivationStatistics()),
-        read(subject(torch.float64, size=7), ActivationStatistics(), rows),
+        read(subject(torch.float64, size=7), ActivationStatistics(), slices),
     )
 
 
@@ -74,6 +76,40 @@ def test_fold_on_any_layout(dimension):
     torch.testing.assert_close(whole.zeros, (units == 0).double().mean(0))
     torch.testing.assert_close(whole.edges, ((units <= 0.1) | (units >= 1.9)).double().mean(0))
     assert torch.equal(whole.maximum, units.amax(0))
+
+
+@pytest.mark.parametrize("layout", ["map", "vector", "sequence"])
+@pytest.mark.parametrize("cut", [(12,), (1, 0, 4, 7), (5, 5, 2)])
+def test_the_examples_that_excite_a_unit(layout, cut):
+    generator = torch.Generator().manual_seed(0)
+    shape, dimension = {"map": ((5, 3, 4), 1), "vector": ((5,), 1), "sequence": ((3, 5), 2)}[layout]
+    x = torch.randn(12, *shape, generator=generator)
+    x[[3, 8]] = x[[1, 1]]  # equal ones: the smaller id comes first
+    ids = torch.randperm(100, generator=generator)[:12]
+    fold = UnitStatistics(signals=(activation("a"), rows), dimension=dimension, keep=4, widest=4)
+    states = [
+        s for p, i in zip(x.split(cut), ids.split(cut), strict=True) if (s := fold.lift(p, i)) is not None
+    ]
+    found = fold.result(reduce(fold.merge, reversed(states)))
+    peaks = x.movedim(dimension, -1).reshape(12, -1, 5).amax(1)
+    for sign, (chosen, values) in ((-1, found.most), (1, found.least)):
+        assert chosen.shape == values.shape == (4, 4)
+        for unit in range(4):
+            order = sorted(range(12), key=lambda i: (sign * float(peaks[i, unit]), int(ids[i])))[:4]
+            assert chosen[unit].tolist() == ids[order].tolist()
+            torch.testing.assert_close(values[unit], peaks[order, unit], rtol=1e-4, atol=0)
+
+
+def test_exciting_examples_are_in_the_finding():
+    finding = read(subject(torch.float64), ActivationStatistics(kept=3))
+    for name, value in activations(torch.float64).items():
+        peaks = value.movedim(1, -1).reshape(len(value), -1, value.shape[1]).amax(1)
+        ids = torch.from_numpy(finding.arrays[f"most exciting/{name}"])
+        assert ids.shape == (value.shape[1], 3)
+        best = peaks.topk(3, dim=0).values.T
+        torch.testing.assert_close(peaks.T.gather(1, ids), best, rtol=1e-4, atol=1e-9)
+    none = read(subject(torch.float64), ActivationStatistics(kept=0))
+    assert not any("excit" in key for key in none.arrays)
 
 
 def test_one_example_and_half_precision():

@@ -75,12 +75,16 @@ def weights_on_a_grid() -> Specimen:
 
     q = 7, 3, 1 at 4, 3, 2 bits: a weight v becomes 0 where v q / 7 < 1/2, and with it the answer its class 1.
     """
-    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
+    first, last = nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False)
     with torch.no_grad():
-        model[0].weight.copy_(torch.eye(4))  # 0 and 1: two bits are enough
-        model[2].weight.copy_(torch.tensor([[7.0, 0.0, 0.0, 0.0], [7.0, 1.0, 2.0, 4.0]]))
+        first.weight.copy_(torch.eye(4))  # 0 and 1: two bits are enough
+        last.weight.copy_(torch.tensor([[7.0, 0.0, 0.0, 0.0], [7.0, 1.0, 2.0, 4.0]]))
     kinds = torch.arange(200) % 4
-    subject = Subject(model, [(torch.eye(4)[kinds], (kinds > 0).long())], name="weights on a grid")
+    subject = Subject(
+        nn.Sequential(first, nn.ReLU(), last),
+        [(torch.eye(4)[kinds], (kinds > 0).long())],
+        name="weights on a grid",
+    )
     name = "compress/quantization_sensitivity"
 
     def cell(tensor: str, column: str) -> Callable[[Finding], float]:

@@ -9,7 +9,7 @@ from microtome.figures import heatmap
 from microtome.finding import Finding, Quantity, Table
 from microtome.folds.units import UnitResult, UnitStatistics
 from microtome.instrument import Asking, HasLayers, Instrument
-from microtome.signals import activation
+from microtome.signals import activation, rows
 from microtome.subject import Layer, Subject
 
 _BOUNDS = dict.fromkeys(("sigmoid", "softmax"), (0.0, 1.0))
@@ -27,6 +27,8 @@ class ActivationStatistics(Instrument):
     of a value from its unit's mean, in its standard deviations. Exact in one pass; six reductions a layer.
     A unit called dead may fire on other data: never in n examples bounds its rate by 3/n (95 %).
     Layers are finished values, not those normalised or activated at once; ``every_layer`` takes all.
+    Of the first 256 units of a layer also the ``kept`` examples that excite it most and least, by its largest
+    value over the positions; none with ``kept`` = 0.
     """
 
     needs = HasLayers
@@ -39,15 +41,16 @@ class ActivationStatistics(Instrument):
     every_layer: bool = False
     threshold: float = 0.0
     margin: float = 0.01
+    kept: int = 9
 
     def examine(self, subject: Subject) -> Asking:
         layers = subject.layers if self.every_layer else subject.representations
         results = yield {layer.name: self._fold(layer) for layer in layers}
-        rows = [_read(layer, results[layer.name]) for layer in layers]
-        active = [r for r, x in zip(rows, layers, strict=True) if _activates(x)]
-        bounded = [r for r, x in zip(rows, layers, strict=True) if _bounded(x)]
-        worst = max(rows, key=lambda r: r.outlier)
-        quantities = {"constant units": _share(sum(r.constant for r in rows), rows)}
+        lines = [_read(layer, results[layer.name]) for layer in layers]
+        active = [r for r, x in zip(lines, layers, strict=True) if _activates(x)]
+        bounded = [r for r, x in zip(lines, layers, strict=True) if _bounded(x)]
+        worst = max(lines, key=lambda r: r.outlier)
+        quantities = {"constant units": _share(sum(r.constant for r in lines), lines)}
         dead = sum(r.dead for r in active)
         if active:
             sparsity = sum(r.sparsity for r in active) / len(active)
@@ -62,7 +65,7 @@ class ActivationStatistics(Instrument):
             value=worst.outlier, unit="standard deviations of its unit", better="lower"
         )
         counted = f"{dead} of {sum(r.units for r in active)} activation units are dead on this data"
-        order = sorted(rows, key=lambda r: (-r.idle, -r.outlier))
+        order = sorted(lines, key=lambda r: (-r.idle, -r.outlier))
         few = f"few examples ({subject.examples}): units may merely seem idle"
         return Finding(
             headline=next(iter(quantities)),
@@ -80,8 +83,8 @@ class ActivationStatistics(Instrument):
             figures={
                 "shares": heatmap(
                     "Idle units and sparsity by layer",
-                    [[r.sparsity, r.dead / r.units, r.constant / r.units, r.saturated_share] for r in rows],
-                    row_names=[r.layer for r in rows],
+                    [[r.sparsity, r.dead / r.units, r.constant / r.units, r.saturated_share] for r in lines],
+                    row_names=[r.layer for r in lines],
                     row_title="layer",
                     value_title="share",
                     limits=(0, 1),
@@ -89,18 +92,20 @@ class ActivationStatistics(Instrument):
                 )
             },
             arrays={f"mean/{x.name}": results[x.name].mean.numpy() for x in layers}
-            | {f"maximum/{x.name}": results[x.name].maximum.numpy() for x in layers},
+            | {f"maximum/{x.name}": results[x.name].maximum.numpy() for x in layers}
+            | {key: value for x in layers for key, value in results[x.name].exciting(x.name).items()},
             caveats=(few,) if subject.examples < 30 else (),
         )
 
     def _fold(self, layer: Layer) -> UnitStatistics:
         bounds = _bounded(layer)
         return UnitStatistics(
-            signals=(activation(layer.name),),
+            signals=(activation(layer.name), rows),
             dimension=layer.feature_dimension,
             bounds=bounds,
             margin=self.margin * (bounds[1] - bounds[0]) if bounds else 0.0,
             threshold=self.threshold,
+            keep=self.kept,
         )
 
 
