@@ -173,7 +173,7 @@ def test_nodes_are_judged_by_their_own_house_within_reach():
     found = node_recovery(perfect, graph, nodes, hops=3)
     assert found.mean == 1 and len(found.auc) == len(nodes)
     others = [Explanation(edge_mask=graph.edge_truth - own) for _ in nodes]
-    assert node_recovery(others, graph, nodes, hops=3).mean < 0.5
+    assert node_recovery(others, graph, nodes, hops=3).mean <= 0.5
     reached = node_recovery(perfect, graph, nodes, hops=1).scores[0]
     inside = [i for i, (_, v) in enumerate(graph.edge_index.T.tolist()) if v == nodes[0]]
     assert len(reached) == len(inside)
