@@ -25,7 +25,7 @@ from microtome.progress import Progress, Silent, Written, read_progress
 from microtome.store import Filter, Store, open_store
 from microtome.store.arrays import array_path
 from microtome.web import address, application, listen, single
-from microtome.web.layers import layers, wasteful
+from microtome.web.layers import exciting, layers, wasteful
 
 HOME = "http://127.0.0.1:7345"
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"quoted\" '{{ 7919 * 7927 }}'"
@@ -96,7 +96,9 @@ class Page(HTMLParser):
 
 PAGES = (
     "/", "/?words=pruned", "/?page=2", "/?grade=alarm", "/running", "/e/e1", "/e/e1/f/reliability/calibration",
-    "/e/e1/f/architect/wiring", "/e/e1/layers", "/e/e1/layers?layer=relu%232", "/e/e1/layers?layer=fc&bare=1",
+    "/e/e1/f/architect/wiring", "/e/e1/layers?layer=relu&unit=3", "/e/e1/layers/unit?layer=relu&unit=7&bare=1",
+    "/e/e1/layers/unit?layer=relu&unit=2", "/e/e1/layers", "/e/e1/layers?layer=relu%232",
+    "/e/e1/layers?layer=fc&bare=1",
     "/e/e1/examples", "/e/e1/examples?sort=margin&down=0&wrong=1&label=1&bare=1", "/e/e1/examples/17",
     "/e/e1/examples/worst", "/e/e1/examples/40", "/compare", "/compare?of=e1", "/compare?of=e1&of=e2",
     "/compare?of=e1,e2&of=e1", "/atlas", "/atlas/deep-grokking", "/e/e1/f/reliability/examples?bare=1",
@@ -204,7 +206,7 @@ def test_pages_filters_and_search(tmp_path: Path) -> None:
         assert [line.id for line in store.page(Filter(words="chos odd"))[0]] == ["x007"]
         assert store.subjects() == [("odd net", 60), ("even % _net", 60)]
         one = store.lines(["x005"])[0]
-        assert (one.alarms, one.watches, one.goods, one.failed, one.findings) == (1, 1, 1, 1, 11)
+        assert (one.alarms, one.watches, one.goods, one.failed, one.findings) == (1, 1, 1, 1, 12)
         client = lab(store)
         first, last = client.get("/"), client.get("/?page=3")
         assert "page 1 of 3" in first.text and first.text.count("data-item") == 50
@@ -646,6 +648,39 @@ def test_a_layer_and_its_box(store: Store) -> None:
     part = lab(store).get("/e/e1/layers?layer=relu%232&bare=1").text
     assert "64 of them" in part and "1 at zero" in part and "CKA" in part
     assert "No finding speaks of a layer" in lab(store).get("/e/e1/layers?layer=none&bare=1").text
+
+
+def test_what_excites_a_unit(store: Store) -> None:
+    client = lab(store)
+    page = client.get("/e/e1/layers?layer=relu").text
+    assert "Unit 7 of relu" in page  # the unit that is excited most comes without being asked for
+    assert re.findall(r'data-unit="(\d)" class="silent"', page) == ["3"]
+    part = client.get("/e/e1/layers/unit?layer=relu&unit=2&bare=1").text
+    assert re.findall(r'href="/e/e1/examples/(\d+)"', part) == [
+        str(i) for i in (20, 21, 22, 23, 208, 209, 210, 211)
+    ]
+    assert ">24</span>" in part and part.count("<img") == 8
+    lost = client.get("/e/e1/layers/unit?layer=relu&unit=7&bare=1").text
+    assert "examples/9999" not in lost and "Of 1 of them no more is kept" in lost
+    assert "nothing here brings it above 0" in client.get("/e/e1/layers/unit?layer=relu&unit=3&bare=1").text
+    assert "Unit 7 of relu" in client.get("/e/e1/layers/unit?layer=relu&unit=99999&bare=1").text
+    assert "Unit 0 of relu" in client.get("/e/e1/layers/unit?layer=relu&unit=%3Cx&bare=1").text
+    assert client.get("/e/e1/layers/unit?layer=fc&bare=1").status_code == 404
+    assert client.get("/e/e1/layers/unit?layer=relu&unit=2", follow_redirects=False).status_code == 307
+    assert "keeps those that excite each" in client.get("/e/e1/layers?layer=relu%232").text
+
+
+def test_units_that_contradict_themselves_are_left_out() -> None:
+    exam = examination()
+    good = {"most exciting/a": np.zeros((2, 3), int), "most excitement/a": np.zeros((2, 3))}
+    name = "represent/activation_statistics"
+    found = exciting(exam, "a", {name: good})
+    assert found is not None and found.units == 2 and found.silent == [True, True] and found.first == 0
+    odd = [{"most excitement/a": np.zeros((2, 2))}, {"most exciting/a": np.zeros((2, 3))}]
+    odd += [{"most exciting/a": np.zeros(3, int), "most excitement/a": np.zeros(3)}]
+    odd += [{"most exciting/a": np.zeros((0, 3), int), "most excitement/a": np.zeros((0, 3))}]
+    assert [exciting(exam, "a", {name: good | each}) for each in odd] == [None] * 4
+    assert exciting(exam, "a", {}) is None
 
 
 def test_the_grid_is_in_order(store: Store) -> None:

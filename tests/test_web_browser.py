@@ -145,6 +145,26 @@ def test_a_layer_is_chosen_in_the_matrix_and_in_the_diagram(page: Any, where: st
     assert page.locator("rect[aria-current]").get_attribute("data-layer") == "relu"
 
 
+def test_a_unit_is_chosen_by_number_by_key_and_by_link(page: Any, where: str) -> None:
+    page.goto(f"{where}/e/e1/layers?layer=relu")
+    assert page.inner_text("#unit h3").startswith("Unit 7 of relu")
+    page.fill("#unit-at", "2")
+    until(page, "document.querySelector('#unit h3').textContent.startsWith('Unit 2 ')")
+    page.focus("#unit-at")
+    page.keyboard.press("ArrowUp")
+    until(page, "document.querySelector('#unit h3').textContent.startsWith('Unit 3 ')")
+    assert page.url.endswith("?layer=relu&unit=3")
+    page.focus("a[data-unit='5']")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('#unit h3').textContent.startsWith('Unit 5 ')")
+    assert page.input_value("#unit-at") == "5"
+    assert page.locator("a[data-unit][aria-current]").inner_text() == "5"
+    page.click("#unit a.cell >> nth=0")
+    page.wait_for_url("**/e/e1/examples/50")
+    page.goto(f"{where}/e/e1/layers?layer=relu&unit=1")
+    assert page.inner_text("#unit h3").startswith("Unit 1 of relu")
+
+
 def test_the_grid_holds_only_what_is_looked_at(page: Any, where: str) -> None:
     page.goto(f"{where}/e/e1/examples")
     until(page, "document.querySelector('.grid').dataset.started")

@@ -41,6 +41,20 @@ def answered(seed: int, wrong_every: int = 10) -> dict[str, np.ndarray]:
     }
 
 
+def excited() -> dict[str, np.ndarray]:
+    """Of 8 units the 4 examples that excite each most and least; unit 3 is silent, and example 9999 is not kept."""
+    strength = np.arange(8)[:, None] * 10.0 + np.array([4.0, 3.0, 2.0, 1.0])
+    strength[3] = 0.0
+    most = np.arange(8)[:, None] * 10 + np.arange(4)
+    most[7, 3] = 9999
+    return {
+        "most exciting/relu": most,
+        "most excitement/relu": strength.astype(np.float32),
+        "least exciting/relu": np.arange(32).reshape(8, 4) + 200,
+        "least excitement/relu": np.zeros((8, 4), np.float32),
+    }
+
+
 def findings(seed: int = 0, accuracy: float = 0.9) -> dict[str, Finding]:
     """By name."""
     rng = np.random.default_rng(seed)
@@ -97,6 +111,12 @@ def findings(seed: int = 0, accuracy: float = 0.9) -> dict[str, Finding]:
                 )
             },
             arrays={"spectrum/relu#2": np.linspace(1, 0, 64)},
+        ),
+        Finding(
+            instrument="represent/activation_statistics",
+            headline="dead units",
+            quantities={"dead units": Quantity(value=0.125)},
+            arrays=excited(),
         ),
         Finding(
             instrument="represent/linear_cka",

@@ -32,6 +32,7 @@ ROUTES: tuple[tuple[str, Callable[[Lab, Request], Response], tuple[str, ...]], .
     ("/e/{exam}/report.html", views.report, ("GET",)),
     ("/e/{exam}/f/{finding:path}", views.finding, ("GET",)),
     ("/e/{exam}/layers", views.layers, ("GET",)),
+    ("/e/{exam}/layers/unit", views.unit, ("GET",)),
     ("/e/{exam}/examples", views.examples, ("GET",)),
     ("/e/{exam}/examples/cells", views.example_cells, ("GET",)),
     ("/e/{exam}/examples/{row}", views.example, ("GET",)),

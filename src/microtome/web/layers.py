@@ -279,3 +279,56 @@ def units(exam: Examination, name: str, read: Mapping[str, Mapping[str, np.ndarr
                 values = np.where(np.isfinite(values), values, 0.0)
                 found.append({"what": what, "finding": f.instrument, "values": values})
     return found
+
+
+@dataclass(frozen=True)
+class Exciting:
+    """Which examples excite each unit of a layer most and least."""
+
+    finding: str
+    found: tuple[tuple[str, np.ndarray, np.ndarray], ...]
+    """(most or least, ids [units, k], values [units, k]), best first."""
+
+    @property
+    def units(self) -> int:
+        """How many units are spoken of."""
+        return min(len(ids) for _, ids, _ in self.found)
+
+    @property
+    def silent(self) -> list[bool]:
+        """[units] whether no example brings it above 0."""
+        tops = [values.max(1) for word, _, values in self.found if word == "most"]
+        return [bool(top <= 0) for top in tops[0][: self.units]] if tops else [False] * self.units
+
+    @property
+    def first(self) -> int:
+        """The unit with the greatest value."""
+        tops = [values.max(1) for word, _, values in self.found if word == "most"]
+        return int(np.nan_to_num(tops[0][: self.units]).argmax()) if tops else 0
+
+    def of(self, unit: int) -> list[tuple[str, list[tuple[int, float]]]]:
+        """(most or least, [(example, value)]) of one unit."""
+        return [
+            (word, list(zip(ids[unit].tolist(), values[unit].tolist(), strict=True)))
+            for word, ids, values in self.found
+        ]
+
+
+def exciting(exam: Examination, name: str, read: Mapping[str, Mapping[str, np.ndarray]]) -> Exciting | None:
+    """Arrays "most exciting/layer" (ids) with "most excitement/layer" (values), and the same of "least"."""
+    for f in exam:
+        a = read.get(f.instrument, {})
+        pairs = [
+            (word, a.get(f"{word} exciting/{name}"), a.get(f"{word} excitement/{name}"))
+            for word in ("most", "least")
+        ]
+        found = tuple((w, i, v) for w, i, v in pairs if i is not None and v is not None and _paired(i, v))
+        if found:
+            return Exciting(f.instrument, found)
+    return None
+
+
+def _paired(ids: np.ndarray, values: np.ndarray) -> bool:
+    return ids.ndim == 2 and ids.shape == values.shape and ids.size > 0 and (ids.dtype.kind + values.dtype.kind) in (
+        "if", "uf"
+    )  # fmt: skip

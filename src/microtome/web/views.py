@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
@@ -250,6 +253,7 @@ def layers(lab: Lab, request: Request) -> Response:
         lab,
         request,
         "layer.html.j2" if bare else "layers.html.j2",
+        unit=_unit(lab, line, request, wanted, read) if chosen else None,
         line=line,
         exam_tab="layers",
         layers=found,
@@ -265,6 +269,55 @@ def layers(lab: Lab, request: Request) -> Response:
         units=of_layers.units(exam, wanted, read) if chosen else [],
         bars=marks.bars,
     )
+
+
+def unit(lab: Lab, request: Request) -> Response:
+    """The examples that excite one unit of a layer, for the page that has the layer open."""
+    line = _line(lab, request)
+    wanted = request.query_params.get("layer", "")
+    if request.query_params.get("bare") != "1":
+        asked = urlencode({"layer": wanted, "unit": request.query_params.get("unit", "")[:12]})
+        return RedirectResponse(
+            f"{request.scope.get('root_path', '')}/e/{line.id}/layers?{asked}", status_code=307
+        )
+    exam = lab.reading(line).exam
+    read = {
+        f.instrument: lab.arrays(line, f) for f in exam if any(k.endswith(f"/{wanted}") for k in f.arrays)
+    }
+    shown = _unit(lab, line, request, wanted, read)
+    if shown is None:
+        return trouble(lab, request, 404, f"of the units of '{wanted[:120]}' no examples are kept")
+    return show(lab, request, "unit.html.j2", line=line, wanted=wanted, unit=shown)
+
+
+def _unit(
+    lab: Lab, line: Line, request: Request, wanted: str, read: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, Any] | None:
+    """One unit of a layer with the examples that excite it most and least; None where none are kept."""
+    exam = lab.reading(line).exam
+    found = of_layers.exciting(exam, wanted, read)
+    if found is None:
+        return None
+    given = request.query_params.get("unit", "")
+    at = _whole(given, 0, found.units - 1) if given else found.first
+    records = lab.records(line, lambda: single.records(exam, _read(lab, line)))
+    groups = []
+    for word, members in found.of(at):
+        cells = []
+        for row, value in members:
+            place = records.place(row)
+            cell = (
+                single.cells(records, [place], "")[0] if place is not None else {"id": row, "unknown": True}
+            )
+            cells.append(cell | {"value": format_number(value) if np.isfinite(value) else "–"})
+        groups.append((word, cells))
+    return {
+        "at": at,
+        "units": found.units,
+        "silent": found.silent,
+        "groups": groups,
+        "finding": found.finding,
+    }
 
 
 def _read(lab: Lab, line: Line) -> dict[str, Any]:

@@ -177,6 +177,31 @@
     });
   }
 
+  // --- a unit of the layer: by its number, by arrow keys, or by a link ---------------------------------
+  const unit = (form, at) => {
+    const to = new URLSearchParams({ layer: form.elements.layer.value, unit: at });
+    history.replaceState(null, "", "?" + to);
+    document.querySelectorAll("[data-unit]").forEach((link) => {
+      if (link.dataset.unit === String(at)) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    });
+    fill(document.getElementById("unit"), form.dataset.unitForm + "?bare=1&" + to);
+  };
+  document.addEventListener("input", (event) => {
+    const form = event.target.closest?.("form[data-unit-form]");
+    const at = event.target.valueAsNumber;
+    if (form && at >= 0 && at <= Number(event.target.max)) unit(form, at);
+  });
+  document.addEventListener("submit", (event) => event.target.matches("form[data-unit-form]") && event.preventDefault());
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.("a[data-unit]");
+    if (!link || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    const form = document.querySelector("form[data-unit-form]");
+    form.elements.unit.value = link.dataset.unit;
+    unit(form, link.dataset.unit);
+  });
+
   // --- scrubbing: every line shows the same place ----------------------------------------------------
   document.querySelectorAll("[data-scrub]").forEach((section) => {
     const slider = section.querySelector("input[type=range]");
