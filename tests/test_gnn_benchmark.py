@@ -206,3 +206,39 @@ def test_published_sets_are_split_by_class():
     assert 0 <= found.test <= 1
     with pytest.raises(UsageError, match="MT451 'cora' is one graph"):
         published_task("cora")
+
+
+def test_training_takes_a_loss_and_keeps_the_best_epoch():
+    from microtome.data.graph_generators import small_graphs
+    from microtome.learn.graph_training import KeepBest, fit_graphs
+
+    graphs = small_graphs(4)[4:]
+
+    class Shift(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.at = torch.nn.Parameter(torch.zeros(1))
+
+    model, seen, scores = Shift(), [], iter([3.0, 1.0, 2.0, 1.0])
+    best = KeepBest(model, lambda: next(scores))
+
+    def after(epoch):
+        seen.append(float(model.at.detach()))
+        best(epoch)
+
+    fit_graphs(
+        model,
+        graphs,
+        epochs=4,
+        rate=0.1,
+        batch_size=100,
+        loss=lambda net, batch: -net.at.sum(),
+        after_epoch=after,
+    )
+    assert seen == sorted(seen) and abs(seen[0] - 0.1) < 1e-6 and len(seen) == 4
+    assert (best.best, best.epoch) == (1.0, 2) and float(model.at.detach()) == seen[3]
+    assert float(best.restore().at.detach()) == seen[1] and not model.training
+    skipping = KeepBest(model, lambda: 0.0, every=3)
+    for epoch in (1, 2):
+        skipping(epoch)
+    assert skipping.kept == {} and skipping.restore() is model

@@ -297,3 +297,40 @@ def test_a_convolution_aggregates_by_a_learned_monoid():
         assert torch.allclose(out[v], conv.lin_l(read) + conv.lin_r(graph.x[v]), atol=1e-5)
     out.sum().backward()
     assert float(layer.gru_cell.weight_hh.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_the_recurrent_control_reads_each_set_and_no_padding(ordered):
+    from microtome.studies.graphs._sets import WIDTH, Recurrent, answers
+
+    torch.manual_seed(0)
+    layer = Recurrent(WIDTH, ordered=ordered)
+    sizes = [3, 1, 0, 6]
+    index = torch.arange(4).repeat_interleave(torch.tensor(sizes))
+    x = torch.randn(10, WIDTH)
+    out = layer(x, index, dim_size=4)
+    for i, rows in enumerate(x.split(sizes)):
+        rows = rows[rows[:, 0].argsort()] if ordered else rows
+        expected = layer.gru(rows[None])[1][0, 0] if len(rows) else torch.zeros(WIDTH)
+        assert torch.allclose(out[i], expected, atol=1e-6)
+    given = answers(torch.tensor([0.5, -1.0, 2.0, -0.25, -3.0]))
+    assert torch.allclose(given, torch.tensor([-1.75 / 16, 2.0, -1.0, -0.25, -1.0]))
+
+
+def test_the_hard_pairs_are_what_they_are_called():
+    from microtome.studies.graphs import _regular_pairs as pairs_of
+
+    rook, shrikhande = (networkx.from_numpy_array(_dense(g).numpy()) for g in pairs_of.rook_and_shrikhande())
+    assert not networkx.is_isomorphic(rook, shrikhande)
+    for g in (rook, shrikhande):
+        assert set(dict(g.degree).values()) == {6}
+        shared = {(g.has_edge(a, b), len(set(g[a]) & set(g[b]))) for a, b in itertools.combinations(g, 2)}
+        assert shared == {(True, 2), (False, 2)}
+    assert len(pairs_of.atlas_pairs(7)) == 26
+    copy = pairs_of.relabelled(pairs_of.rook_and_shrikhande()[0], 3)
+    assert networkx.is_isomorphic(networkx.from_numpy_array(_dense(copy).numpy()), rook)
+    labels = [
+        (int(g.y), any(networkx.triangles(networkx.from_numpy_array(_dense(g).numpy())).values()))
+        for g in pairs_of.triangles_or_not(6, 1)
+    ]
+    assert sorted(labels) == [(0, False)] * 3 + [(1, True)] * 3
