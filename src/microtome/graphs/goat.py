@@ -63,7 +63,8 @@ class GOAt(ExplainerAlgorithm):
 
     Masks are signed: the share of the target logit that each edge and each feature has. The explanation also carries
     ``baseline`` (what biases alone give) and ``completeness_error``, |logit - baseline - sum of shares|: near 0 where
-    the network is such a sum of products, and large where it is not (attention, normalisation over nodes, max).
+    the network is such a sum of products, and large where it is not (attention, normalisation over nodes, max);
+    ``baselines`` and ``logits`` are those of each answer that was asked for.
 
     Edge entries are as a convolution normalises them; loops that a convolution adds are no edges of the graph.
 
@@ -190,6 +191,7 @@ class GOAt(ExplainerAlgorithm):
             )
             made = Explanation(node_mask=shown, edge_mask=edge)
             made.baseline, made.completeness_error = float(baseline[asked].sum()), error
+            made.baselines, made.logits = baseline[asked], logits[asked]
             found.append(made)
         return found
 
