@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torch_geometric.data import Batch
 
 from microtome.data import graphs as published
 from microtome.data.graph_generators import stochastic_blocks, two_motifs
 from microtome.figures import line
 from microtome.graphs.paths import KINDS, enumerate_paths
-from microtome.learn.graph_training import fit_graphs, graph_accuracy
 from microtome.nn.pathnn import PathNN
 from microtome.studies.graphs import _networks as n
+from microtome.studies.graphs import _path_networks as of
 from microtome.studies.graphs import _regular_pairs as pairs_of
 from microtome.study import Measured, Study
 
 SAME, GAIN = 1e-9, 0.2
-
-
-def _embeddings(build: Callable[[], PathNN], graphs: list[Any], seed: int) -> Tensor:
-    """[graphs, hidden] summed node states of an untrained network."""
-    batch = Batch.from_data_list(graphs)
-    network = n.seeded(build, seed).double().eval()
-    with torch.no_grad():
-        states = network.embed(batch.x.double(), batch.edge_index)
-    return torch.zeros(len(graphs), states.shape[1], dtype=torch.double).index_add(0, batch.batch, states)
 
 
 def _separation(
@@ -43,23 +29,12 @@ def _separation(
             parted, false = [], 0.0
             for s in seeds:
                 build = partial(PathNN, 1, 16, 1, length=length, kind=kind)
-                out = _embeddings(build, [*first, *second, *again], s)
+                out = of.embeddings(build, [*first, *second, *again], s)
                 a, b, copies = out[: len(pairs)], out[len(pairs) : 2 * len(pairs)], out[2 * len(pairs) :]
                 parted.append(int((pairs_of.apart(a, b) > SAME).sum()))
                 false = max(false, float(pairs_of.apart(out[: 2 * len(pairs)], copies).max()))
             numbers[f"pairs parted, {kind}, length {length}"] = float(min(parted))
             numbers[f"copies apart, {kind}, length {length}"] = false
-
-
-def _counts(pairs: list[tuple[Any, Any]], kind: str, length: int) -> int:
-    """Pairs parted by how many paths of each length start at each node, as multisets."""
-
-    def signature(graph: Any) -> list[list[int]]:
-        found = enumerate_paths(graph.edge_index, graph.num_nodes, length, kind)
-        table = torch.stack([torch.bincount(p.nodes[0], minlength=graph.num_nodes) for p in found], 1)
-        return sorted(table.tolist())
-
-    return sum(signature(a) != signature(b) for a, b in pairs)
 
 
 def _hard_pair(numbers: dict[str, float], longest: int, seeds: list[int]) -> tuple[float, float]:
@@ -70,7 +45,7 @@ def _hard_pair(numbers: dict[str, float], longest: int, seeds: list[int]) -> tup
     for hops in (True, False):
         for length in range(1, longest + 1):
             build = partial(PathNN, 1, 16, 1, length=length, kind="all_simple", distances=hops)
-            out = [_embeddings(build, [rook, shrikhande, copy], s) for s in seeds]
+            out = [of.embeddings(build, [rook, shrikhande, copy], s) for s in seeds]
             far = [float(pairs_of.apart(o[:1], o[1:2])[0]) for o in out]
             false = max(float(pairs_of.apart(o[:1], o[2:])[0]) for o in out)
             name = f"simple paths {'with' if hops else 'without'} hops, length {length}"
@@ -79,22 +54,9 @@ def _hard_pair(numbers: dict[str, float], longest: int, seeds: list[int]) -> tup
             numbers[f"rook and its copy apart, {name}"] = false
             if max(far) > SAME > false and not first[hops]:
                 first[hops] = float(length)
-    agree = [k for k in range(1, longest + 3) if _counts([(rook, shrikhande)], "all_simple", k) == 0]
+    agree = [k for k in range(1, longest + 3) if of.counts([(rook, shrikhande)], "all_simple", k) == 0]
     numbers["length up to which the counts of simple paths of rook and Shrikhande agree"] = float(max(agree))
     return first[True], first[False]
-
-
-def _accuracy(name: str, graphs: list[Any], train: int, epochs: int, seed: int) -> float:
-    """Test accuracy of one network trained on the first graphs of a random order."""
-    inputs, classes = graphs[0].x.shape[1], 1 + max(int(g.y) for g in graphs)
-    order = torch.randperm(len(graphs), generator=torch.Generator().manual_seed(seed)).tolist()
-    given = [graphs[i] for i in order]
-    build: Callable[[], nn.Module] = partial(n.GraphNetwork, n.isomorphism, inputs, 24, classes, 3)
-    if name != "GIN":
-        build = partial(PathNN, inputs, 24, classes, length=3, kind=name, norm=False)
-    network = n.seeded(build, seed)
-    fit_graphs(network, given[:train], epochs=epochs, seed=seed)
-    return graph_accuracy(network, given[train:])
 
 
 def measure(smoke: bool, seed: int = 0) -> Measured:
@@ -107,7 +69,9 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     _separation(numbers, pairs, longest, drawn[:3])
     for kind in ("all_shortest", "all_simple"):
         for length in range(1, longest + 1):
-            numbers[f"pairs parted by counts, {kind}, length {length}"] = float(_counts(pairs, kind, length))
+            numbers[f"pairs parted by counts, {kind}, length {length}"] = float(
+                of.counts(pairs, kind, length)
+            )
     with_hops, without = _hard_pair(numbers, hard, drawn[:3])
     numbers |= {"least length that parts rook and Shrikhande, with hops": with_hops}
     numbers |= {"least length that parts rook and Shrikhande, without hops": without}
@@ -122,7 +86,9 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     found: dict[tuple[str, str], list[float]] = {}
     for name in ("GIN", *KINDS):
         for where, graphs, share in (("cubic graphs", cubic, 0.5), (label, real, 0.8)):
-            found[name, where] = [_accuracy(name, graphs, int(share * len(graphs)), epochs, s) for s in drawn]
+            found[name, where] = [
+                of.accuracy(name, graphs, int(share * len(graphs)), epochs, s) for s in drawn
+            ]
             numbers |= n.summary(f"accuracy on {where}, {name}", found[name, where])
     gain = [
         a - b
