@@ -125,7 +125,7 @@ def test_every_page(store: Store, path: str) -> None:
     assert page.stack == [] and page.handlers == [] and not any(page.unnamed)
     assert len(page.ids) == len(set(page.ids))
     assert all(s.startswith("/static/") or s == "application/json" for s in page.scripts)
-    assert all(i.startswith("data:image/png;base64,") for i in page.images)
+    assert all(i.startswith(("data:image/png;base64,", "data:image/svg+xml;base64,")) for i in page.images)
     assert not any("//" in link for link in page.links), page.links
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy

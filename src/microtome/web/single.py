@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from microtome.figures import png, red_blue
 from microtome.finding import Examination, Finding, format_number
-from microtome.web import marks
+from microtome.web import graph_drawing, marks
 
 Arrays = Mapping[str, np.ndarray]
 MOST_TOKENS = 400
@@ -174,7 +174,10 @@ def cells(found: Records, places: Sequence[int], sort: str) -> list[dict[str, An
 
 
 def picture(found: Records, at: int) -> str:
-    """The thumbnail as a data URL, or nothing."""
+    """The thumbnail or the drawing of a graph as a data URL, or nothing."""
+    graphs = found.arrays.get("graphs")
+    if graphs is not None and graphs.ndim == 2:
+        return graph_drawing.thumbnail(graphs[at], answered(found, at))
     images = found.arrays.get("thumbnails")
     if (
         images is None
@@ -186,6 +189,19 @@ def picture(found: Records, at: int) -> str:
         return ""
     image = images[at]
     return _url(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def answered(found: Records, at: int) -> int | None:
+    """The class it was given, where that is known."""
+    return int(found.arrays["answers"][at]) if "answers" in found.arrays else None
+
+
+def graph(found: Records, at: int) -> tuple[Markup, str]:
+    """The example as a graph, and that in words; both empty where it is none."""
+    graphs = found.arrays.get("graphs")
+    if graphs is None or graphs.ndim != 2:
+        return Markup(""), ""
+    return graph_drawing.portrait(graphs[at], answered(found, at))
 
 
 def tokens(found: Records, at: int) -> list[str]:

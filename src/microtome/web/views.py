@@ -411,6 +411,7 @@ def example(lab: Lab, request: Request) -> Response:
         row=row,
         asked=asked,
         told=told,
+        graph=single.graph(found, place) if place is not None else ("", ""),
         cell=single.cells(found, [place], asked["sort"])[0] if place is not None else None,
         words=words,
         top=_top(found, place) if told else [],

@@ -8,6 +8,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from microtome.finding import Table
 from microtome.signals import Signal, derive, inputs, tokens
+from microtome.signals.graph_pictures import graph_picture
 from microtome.subject import Subject
 
 SIDE = 32
@@ -23,8 +24,10 @@ def picture(subject: Subject) -> tuple[str, Signal] | None:
     """The array and the signal that keep an input; None where it is too large or of another kind.
 
     "thumbnails" [n, h, w, 1 or 3] uint8 of images, "tokens" [n, 128] int64 of texts (-1 after their end), "inputs"
-    [n, d] of short vectors.
+    [n, d] of short vectors, "graphs" [n, w] int32 of graphs and of nodes with their surroundings.
     """
+    if subject.has_structure:
+        return "graphs", graph_picture(subject)
     shape = subject.input_shape
     if subject.site_layer is not None:
         return "tokens", derive(_beginning, tokens, name="beginning")

@@ -140,5 +140,7 @@ def _share(part: int, whole: int) -> Quantity:
 
 def _plain(value: Tensor) -> np.ndarray:
     return (
-        value.numpy() if value.dtype in (torch.uint8, torch.float32, torch.int64) else value.double().numpy()
+        value.numpy()
+        if value.dtype in (torch.uint8, torch.int32, torch.float32, torch.int64)
+        else value.double().numpy()
     )
