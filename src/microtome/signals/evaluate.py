@@ -30,6 +30,7 @@ from microtome.signals.capture import (
     is_out_of_memory,
     replace_first,
 )
+from microtome.signals.edge_explanations import explained
 from microtome.signals.expression import BatchChange, Signal, Site, Transform, World
 from microtome.signals.graphs import random_signs, target_nodes
 from microtome.signals.interpretation import make_scene
@@ -174,6 +175,8 @@ class Evaluator:
             attempt([signal], self._interpreted, call(), signal, board)
         for signal in plan.sensitivity:
             attempt([signal], self._sensitivity, call(), signal, board)
+        for signal in plan.explanations:
+            attempt([signal], self._explanations, call(), signal, board)
         if plan.profile is not None:
             attempt([plan.profile], self._profile, call(), plan.profile, board)
 
@@ -532,6 +535,11 @@ class Evaluator:
                     found[one] += torch.where(own, size, torch.zeros_like(size))
         board.put(signal, found)
 
+    def _explanations(self, call: Call, signal: Signal, board: _Pending) -> None:
+        self.note("inputs", call.batch)
+        site = call.clean_inputs()
+        board.put(signal, explained(call.subject, call.batch, call.changed, site, signal.arguments[0]))
+
     def _profile(self, call: Call, signal: Signal, board: _Pending) -> None:
         from microtome.signals.operations import OperationCounter
 
@@ -692,6 +700,7 @@ class _Pending:
             plan.across,
             plan.interpreted,
             plan.sensitivity,
+            plan.explanations,
         ):
             self.owed.update(dict.fromkeys(group))
         if plan.profile is not None:

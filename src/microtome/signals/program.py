@@ -27,6 +27,10 @@ class Failure:
     error: BaseException
 
 
+EXPLAINING_FORWARDS = 100.0
+"""Of a graph's edges: one each and those that judge; how many there are is not known before."""
+
+
 @dataclass
 class WorldPlan:
     """What one world has to provide."""
@@ -41,6 +45,7 @@ class WorldPlan:
     across: list[Signal] = field(default_factory=list)
     interpreted: list[Signal] = field(default_factory=list)
     sensitivity: list[Signal] = field(default_factory=list)
+    explanations: list[Signal] = field(default_factory=list)
     profile: Signal | None = None
 
     @property
@@ -64,6 +69,7 @@ class WorldPlan:
             total += signal.arguments[1].count * inner.cost()
         total += sum(signal.arguments[1].cost for signal in self.interpreted)
         total += sum(1.0 + 2.0 * signal.arguments[1] for signal in self.sensitivity)
+        total += EXPLAINING_FORWARDS * len(self.explanations)
         return total + (PROFILE_FORWARDS if self.profile is not None else 0.0)
 
 
@@ -141,6 +147,8 @@ class Program:
             plan.interpreted.append(signal)
         elif signal.kind == "sensitivity":
             plan.sensitivity.append(signal)
+        elif signal.kind == "edge_explanations":
+            plan.explanations.append(signal)
         elif signal.kind == "profile":
             plan.profile = signal
         else:
