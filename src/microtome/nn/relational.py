@@ -89,7 +89,7 @@ class RelationalAutoencoder(KGEModel):
         nn.init.xavier_uniform_(self.node_emb.weight)
         nn.init.xavier_uniform_(self.rel_emb.weight)
         for conv in self.convs:
-            conv.reset_parameters()
+            conv.reset_parameters()  # type: ignore[operator]
 
     def encode(self) -> Tensor:
         """[entities, hidden] what the layers make of the embeddings."""
