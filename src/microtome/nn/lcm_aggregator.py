@@ -16,7 +16,7 @@ from torch_geometric.nn.aggr import LCMAggregation  # noqa: E402 - only once it 
 
 
 class Laws(NamedTuple):
-    """How far an operator is from a commutative monoid: mean squared violations over those of unequal pairs."""
+    """How far an operator is from a commutative monoid: mean squared violations over the variance of the elements."""
 
     commutativity: Tensor
     associativity: Tensor
@@ -89,7 +89,8 @@ class LearnedMonoid(LCMAggregation):
     def laws(self, x: Tensor, generator: torch.Generator | None = None) -> Laws:
         """Violations on random triples of ``x`` [n, out] (such as :meth:`elements`, or aggregates of sets)."""
         a, b, c = (x[torch.randperm(len(x), generator=generator)] for _ in range(3))
-        whole = x.detach().var(0, unbiased=False).sum().clamp_min(1e-12)
+        # The variance is differentiated too: held fixed, it would reward elements that shrink to one point.
+        whole = x.var(0, unbiased=False).sum().clamp_min(1e-12)
 
         def off(p: Tensor, q: Tensor) -> Tensor:
             return (p - q).square().sum(1).mean() / whole
