@@ -62,3 +62,11 @@ def test_edges_are_kept_by_both_ends():
     kept = layer.kept(actions, edge_index)
     assert kept.tolist() == [1.0, 0.0, 1.0, 0.0]
     assert torch.allclose(layer.mean(x, edge_index, kept)[3], (x[0] + x[2]) / 2)
+
+
+def test_the_slope_by_an_edge_where_none_is_kept_is_no_steeper_than_elsewhere():
+    edge_index = torch.tensor([[0, 1], [2, 2]])
+    layer, x = CooperativeConv(2, 3), torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 0.0]])
+    kept = torch.zeros(2, requires_grad=True)
+    layer.mean(x, edge_index, kept).sum().backward()
+    assert kept.grad.tolist() == [3.0, 7.0]  # what each would bring

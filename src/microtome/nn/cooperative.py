@@ -51,7 +51,8 @@ class CooperativeConv(MessagePassing):
         """[nodes, d] weighted mean over incoming edges; 0 without weight."""
         total = self.propagate(edge_index, x=x, weight=weight)
         count = torch.zeros(len(x), dtype=x.dtype).index_add(0, edge_index[1], weight)
-        return total / count.clamp_min(1e-12)[:, None]
+        # Weights are 0 or 1; a smaller floor would make the slope where nothing is kept so many times too steep.
+        return total / count.clamp_min(1.0)[:, None]
 
     def actions(self, x: Tensor, edge_index: Tensor) -> Tensor:
         """[nodes, 4] one-hot over :data:`ACTIONS`."""
