@@ -15,6 +15,7 @@ from microtome.data.graph_generators import two_motifs
 from microtome.figures import line
 from microtome.graphs.fidelity import fidelity_gaps
 from microtome.graphs.goat import GOAt
+from microtome.graphs.motif_recovery import graph_recovery
 from microtome.learn.graph_training import fit_graphs, graph_accuracy
 from microtome.statistics import spearman
 from microtome.studies.graphs import _networks as n
@@ -47,6 +48,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     scores: dict[str, list[float]] = {}
     levels: dict[tuple[str, float], list[float]] = {}
     accuracies: list[float] = []
+    recovered: list[float] = []
     entropies: dict[str, list[float]] = {"whole graphs": [], "motif removed": [], "a tenth of it removed": []}
     for s in range(100 + seed, 100 + seed + seeds):
         graphs = two_motifs(count, seed=s)
@@ -60,6 +62,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         accuracies.append(graph_accuracy(model, graphs[half:]))
         batch = Batch.from_data_list(graphs[half:])
         explainer = Explainer(model, GOAt(), "model", model_config=CONFIG, edge_mask_type="object")
+        recovered.append(graph_recovery(explainer, graphs[half:], together=True).mean)
         target = explainer.get_target(explainer.get_prediction(batch.x, batch.edge_index, batch=batch.batch))
         found: dict[str, list[Tensor]] = {}
         for level in LADDER:
@@ -89,7 +92,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
                 batch.x, batch.edge_index, None, (~dropped).float(), batch=batch.batch
             ).softmax(1)
             entropies[name].append(float(-(answer * answer.clamp_min(1e-30).log()).sum(1).mean()))
-    numbers = n.summary("accuracy", accuracies)
+    numbers = n.summary("accuracy", accuracies) | n.summary("motif-edge AUC of GOAt's edges", recovered)
     for name, values in scores.items():
         numbers |= n.summary(f"rank correlation with quality, {name}", values)
         gaps = [a - b for a, b in zip(values, scores["Fid"], strict=True)]
@@ -138,6 +141,7 @@ STUDY = Study(
     uses=(
         "microtome.graphs.fidelity.robust_fidelity",
         "microtome.graphs.goat.GOAt",
+        "microtome.graphs.motif_recovery.graph_recovery",
         "microtome.data.graph_generators.two_motifs",
     ),
     example="from microtome.graphs.fidelity import robust_fidelity\n"
