@@ -716,11 +716,11 @@ def test_text_examples_show_their_words() -> None:
     found = single.Records(np.arange(2), {"inputs": np.array([[0.5, -1.25], [3.0, 4.0]])})
     assert single.tokens(found, 0) == ["0.5", "-1.25"]
     words = str(single.parts(np.array([1.0, -1.0, 0.0]), ["<b>", "is", "fine"], "said"))
-    assert (
-        'class="w10">&lt;b&gt;</span>' in words
-        and 'class="w0">is</span>' in words
-        and 'class="w5">fine' in words
-    )
+    assert re.findall(r'class="(w\d+)" title="([^"]+)">([^<]*)<', words) == [
+        ("w10", "+1.00", "&lt;b&gt;"), ("w0", "-1.00", "is"), ("w5", "+0.00", "fine"),
+    ]  # fmt: skip
+    assert "most for: &lt;b&gt; (+1.00); most against: is (-1.00)." in words  # the colours in words
+    assert "Nothing speaks either way" in str(single.parts(np.zeros(2), ["a", "b"], "said"))
 
 
 # --- comparisons --------------------------------------------------------------------------------------

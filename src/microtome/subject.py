@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from microtome.signals.capture import (
     watching,
 )
 from microtome.task import IGNORE, Task, check_kind, given_task, infer_task, primary_output
+from microtome.vocabulary import Words, carried, read_vocabulary, words_of
 
 if TYPE_CHECKING:
     from microtome.interpret import Graph, Node
@@ -89,6 +91,17 @@ class Layer:
         return self.shape[self.feature_dimension - 1] if self.feature_dimension > 0 else self.shape[-1]
 
 
+def _words(given: Any, *carriers: Any) -> Words | None:
+    """What turns token ids into text."""
+    if given is None:
+        return carried(*carriers)
+    found = words_of(read_vocabulary(given) if isinstance(given, str | os.PathLike) else given)
+    if found is None:
+        fix = "give a list of words, a dict, a tokenizer or the path of its file"
+        raise UsageError("MT517", f"a {type(given).__name__} does not turn token ids into text", fix=fix)
+    return found
+
+
 class Subject:
     """A network with its data and task.
 
@@ -101,11 +114,15 @@ class Subject:
         inputs, target: keys of dict batches.
         label_offset: smallest label, when labels do not start at 0.
         outputs: "logits" or "probs"; None lets the probe tell.
+        tokenizer: what turns token ids into text: see :func:`microtome.vocabulary.words_of`, or a path that
+            :func:`microtome.vocabulary.read_vocabulary` reads. None: what batches (as a key of a dict), the data or the
+            network carry as "tokenizer" or "vocabulary".
         device: where to measure; default: where the model is.
         source: where it came from (import path, files), so that a run can be repeated.
 
     Raises:
         SubjectError: MT2xx, naming what does not fit and what to do.
+        UsageError: MT515 to MT517, a tokenizer that cannot be read.
     """
 
     def __init__(
@@ -120,6 +137,7 @@ class Subject:
         target: str | None = None,
         label_offset: int = 0,
         outputs: str | None = None,
+        tokenizer: Any = None,
         device: str | torch.device | None = None,
         source: Mapping[str, Any] | None = None,
     ) -> None:
@@ -143,6 +161,9 @@ class Subject:
             seed_random(0)
             raw = _first(self.data)
             self._probe(raw, task, inputs, target, label_offset, outputs, bounds)
+            self.words: Words | None = _words(
+                tokenizer, raw, self.data, getattr(self.data, "dataset", None), model
+            )
             seed_random(0)
             self.examples = self._count()
 

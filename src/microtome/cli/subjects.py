@@ -61,6 +61,12 @@ class SubjectOptions:
             help="MEAN,STD with which inputs of range 0..1 (or --bounds) were normalised; gives the bounds."
         ),
     ] = None
+    tokenizer: Annotated[
+        str | None,
+        Parameter(
+            help="Words of token ids: tokenizer.json, vocab.json, vocab.txt, their folder, or a cached model's name."
+        ),
+    ] = None
     device: Annotated[
         str | None, Parameter(env_var="MICROTOME_DEVICE", help="cpu, cuda, mps, cuda:1 ...")
     ] = None
@@ -136,6 +142,7 @@ def load_subject(
         "target": options.target_key,
         "label_offset": options.label_offset,
         "outputs": options.outputs,
+        "tokenizer": options.tokenizer,
         "device": options.device,
     }
     source = {key: value for key, value in asdict(options).items() if value not in (None, False, 0)}
@@ -186,10 +193,10 @@ def load_subject(
 def _absolute(key: str, value: Any) -> Any:
     """Files are remembered by their whole path: a run may be resumed from another folder."""
     if (
-        key in ("weights", "data", "target")
+        key in ("weights", "data", "target", "tokenizer")
         and isinstance(value, str)
         and ":" not in value
-        and Path(value).is_file()
+        and (Path(value).is_file() or (key == "tokenizer" and Path(value).is_dir()))
     ):
         return os.path.abspath(value)
     return value

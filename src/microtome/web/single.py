@@ -233,11 +233,27 @@ def parts(values: np.ndarray, words: Sequence[str], said: str) -> Any:
     if not words:
         return marks.bars(flat, said)
     top = float(np.abs(flat).max(initial=0.0)) or 1.0
+    shown = list(zip(flat.tolist(), words, strict=False))
     spans = [
-        Markup('<span class="w{}">{}</span>').format(round(5 * v / top) + 5, w)
-        for v, w in zip(flat, words, strict=False)
+        # The number is there for those who see no colours, and is read out.
+        Markup('<span class="w{}" title="{}">{}<span class="hidden"> ({})</span></span>').format(
+            round(5 * v / top) + 5, said_ := f"{v / top:+.2f}", w, said_
+        )
+        for v, w in shown
     ]
-    return Markup('<p class="words" title="{}">{}</p>').format(said, Markup(" ").join(spans))
+    ranked = sorted(enumerate(shown), key=lambda each: -abs(each[1][0]))
+    told = [
+        f"{sign}: {', '.join(f'{w} ({v / top:+.2f})' for _, (v, w) in chosen[:5])}"
+        for sign, chosen in (
+            ("most for", [each for each in ranked if each[1][0] > 0]),
+            ("most against", [each for each in ranked if each[1][0] < 0]),
+        )
+        if chosen
+    ]
+    text = Markup('<p class="words" role="group" aria-label="{}">{}</p>').format(
+        said, Markup(" ").join(spans)
+    )
+    return text + Markup('<p class="quiet">{}.</p>').format("; ".join(told) or "Nothing speaks either way")
 
 
 def maps(

@@ -42,18 +42,11 @@ def picture(subject: Subject) -> tuple[str, Signal] | None:
 
 
 def vocabulary(subject: Subject, ids: Tensor | None) -> dict[str, Table]:
-    """The words of the tokens [n, l] that occur, where the network carries a ``vocabulary`` or a ``tokenizer``."""
-    if ids is None:
+    """The words of the tokens [n, l] that occur, where the subject knows them."""
+    if ids is None or subject.words is None:
         return {}
     used = [int(t) for t in ids.unique().tolist() if t >= 0][:MOST_WORDS]
-    tokenizer, words = (getattr(subject.model, name, None) for name in ("tokenizer", "vocabulary"))
-    if tokenizer is not None and hasattr(tokenizer, "convert_ids_to_tokens"):
-        texts = [str(word) for word in tokenizer.convert_ids_to_tokens(used)]
-    elif isinstance(words, list | tuple):
-        texts = [str(words[t]) if t < len(words) else str(t) for t in used]
-    else:
-        return {}
-    rows = tuple(zip(used, texts, strict=True))
+    rows = tuple(zip(used, subject.words(used), strict=True))
     return {
         "vocabulary": Table(columns=("token", "text"), rows=rows, caption="Words that occur in what is kept")
     }
