@@ -17,13 +17,13 @@ def test_planted_groups_are_whole_and_counted():
     for graph in molecules(60, noise=0.0, seed=3):
         counts = [0] * len(names)
         source, target = graph.edge_index
-        for number in set(graph.copy.tolist()) - {-1}:
-            atoms = (graph.copy == number).nonzero()[:, 0]
+        for number in set(graph.instance.tolist()) - {-1}:
+            atoms = (graph.instance == number).nonzero()[:, 0]
             kind = int(graph.planted[atoms[0]])
             counts[kind] += 1
             elements = [ELEMENTS[int(i)] for i in graph.x[atoms, : len(ELEMENTS)].argmax(1)]
             assert tuple(elements) == GROUPS[names[kind]][0]
-            crossing = (graph.copy[source] == number) & (graph.copy[target] != number)
+            crossing = (graph.instance[source] == number) & (graph.instance[target] != number)
             assert int(crossing.sum()) == 1  # one bond to the skeleton
             seen.add(kind)
         assert counts == graph.counts[0].tolist()

@@ -77,7 +77,7 @@ def molecules(
         seed: of everything.
 
     Returns:
-        Data each with x [atoms, 17], ``planted`` [atoms] which group of ``GROUPS`` an atom belongs to or -1, ``copy``
+        Data each with x [atoms, 17], ``planted`` [atoms] which of ``GROUPS`` an atom belongs to or -1, ``instance``
         [atoms] the planted group's number in its molecule or -1, ``counts`` [1, 6] how many of each group.
 
     Raises:
@@ -94,7 +94,7 @@ def molecules(
     names, found = list(GROUPS), []
     for _ in range(count):
         elements, aromatic, bonds, free = _skeleton(rng.randint(atoms[0], atoms[1] + 1), rng)
-        planted, copy = [-1] * len(elements), [-1] * len(elements)
+        planted, instance = [-1] * len(elements), [-1] * len(elements)
         counts = [0] * len(names)
         for number in range(rng.randint(groups[0], groups[1] + 1)):
             places = np.flatnonzero(np.array(free) > 0)
@@ -108,14 +108,14 @@ def molecules(
             aromatic += [False] * len(kinds)
             free += [0] * len(kinds)
             planted += [kind] * len(kinds)
-            copy += [number] * len(kinds)
+            instance += [number] * len(kinds)
             counts[kind] += 1
         value = (
             sum(table.get(name, 0.0) * c for name, c in zip(names, counts, strict=True)) + noise * rng.randn()
         )
         found.append(
             _graph(elements, aromatic, bonds, y=torch.tensor([value]).float(), planted=torch.tensor(planted),
-                   copy=torch.tensor(copy), counts=torch.tensor([counts]))
+                   instance=torch.tensor(instance), counts=torch.tensor([counts]))
         )  # fmt: skip
     return found
 
