@@ -207,6 +207,26 @@ def test_marked_examinations_are_compared(page: Any, where: str) -> None:
     assert "Larger than noise" in page.inner_text("main")
 
 
+def test_two_groups_are_put_together_by_key(page: Any, where: str, store: Store) -> None:
+    for i in range(4):
+        exam = examination(f"run-{i}", f"2026-11-24T10:0{i}:00Z", findings=findings(i, 0.9 if i < 2 else 0.5))
+        exam.subject["name"] = f"seed {i}"
+        store.save(exam)
+    page.goto(f"{where}/compare")
+    page.click("text=Compare two groups of runs")
+    for i in range(4):
+        page.focus(f"input[name='g.run-{i}'][value='']")
+        page.keyboard.press("ArrowLeft" if i > 1 else "ArrowRight")  # from neither to B, or round to A
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/compare?groups=1&a=run-0&a=run-1&b=run-2&b=run-3")
+    assert "Welch's t over 2 and 2 runs" in page.content()
+    assert page.is_checked("input[name='g.run-1'][value='a']") and page.is_checked(
+        "input[name='g.run-3'][value='b']"
+    )
+    page.click("text=Take them as pairs")
+    until(page, "document.body.textContent.includes('paired t over 2 pairs')")
+
+
 def test_a_tag_is_given_and_taken(page: Any, where: str, store: Store) -> None:
     page.goto(f"{where}/e/e1")
     page.fill("#add", "mine")

@@ -64,6 +64,24 @@ def two(a: Examination, b: Examination) -> dict[str, Any]:
     }
 
 
+def groups(a: Sequence[Examination], b: Sequence[Examination], paired: bool) -> dict[str, Any]:
+    """What the page of two groups of runs shows: differences by whether they are larger than that between runs.
+
+    Raises:
+        UsageError: MT181 for fewer than two runs a side, or pairs that do not match.
+    """
+    from microtome.group_comparison import compare_groups
+
+    found = compare_groups(a, b, paired=paired)
+    real = sorted(found.larger_than_noise(), key=lambda d: (not d.headline, d.p_holm or 0.0, d.instrument))
+    return {
+        "comparison": found,
+        "real": [_row(d) for d in real],
+        "noise": [_row(d) for d in found.differences if d.larger_than_noise is False],
+        "unsaid": [_row(d) for d in found.differences if d.larger_than_noise is None],
+    }
+
+
 def _row(d: Difference) -> dict[str, Any]:
     bound = max(abs(x) for x in (d.difference, d.low or 0.0, d.high or 0.0))
     said = f"{d.quantity}: {d.text()}"

@@ -10,7 +10,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
-from microtome.errors import StoreError
+from microtome.errors import StoreError, UsageError
 from microtome.finding import encode_json, format_number
 from microtome.report.atlas import index_of, paper_of, summary
 from microtome.report.html import ROOMS, facts_of, part_of, report_html, script_json, worries_of
@@ -454,6 +454,8 @@ def compare(lab: Lab, request: Request) -> Response:
     """Examinations side by side; without a choice, a list to choose from."""
     from microtome.web import comparing
 
+    if request.query_params.get("groups"):
+        return _groups(lab, request)
     given = [v for text in request.query_params.getlist("of") for v in text.split(",") if v]
     ids = list(dict.fromkeys(given))[: comparing.MOST]
     chosen = lab.store.lines(ids)
@@ -474,6 +476,55 @@ def compare(lab: Lab, request: Request) -> Response:
         others, total = lab.store.page(Filter(words=words), 0, PAGE)
         shown |= {"others": [each for each in others if each.id not in ids], "total": total}
     return show(lab, request, "compare.html.j2", **shown)
+
+
+def _groups(lab: Lab, request: Request) -> Response:
+    """Two groups of runs, such as the seeds of two ways of training; without them, a list to put them together."""
+    from microtome.web import comparing
+
+    given = request.query_params
+    sides: dict[str, list[Line]] = {}
+    unknown: list[str] = []
+    for side in ("a", "b"):
+        ids = [v for text in given.getlist(side) for v in text.split(",") if v]
+        # In the list each run says where it belongs, so that it cannot be on both sides.
+        ids += [key[2:] for key, value in given.multi_items() if key.startswith("g.") and value == side]
+        if tag := given.get(f"{side}_tag", "")[:64]:
+            ids += [line.id for line in lab.store.page(Filter(tag=tag), 0, comparing.MOST)[0]][
+                ::-1
+            ]  # oldest first
+        ids = list(dict.fromkeys(ids))[: comparing.MOST]
+        sides[side] = lab.store.lines(ids)
+        unknown += [each for each in ids if each not in {line.id for line in sides[side]}]
+    paired = given.get("paired") == "1"
+    if any(key.startswith("g.") or key.endswith("_tag") for key in given):
+        chosen = [(side, line.id) for side, lines in sides.items() for line in lines]
+        asked = urlencode([("groups", "1"), *chosen, *([("paired", "1")] if paired else [])])
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/compare?{asked}", status_code=307)
+    both = sorted({line.id for line in sides["a"]} & {line.id for line in sides["b"]})
+    shown: dict[str, Any] = {
+        "sides": sides,
+        "unknown": unknown,
+        "paired": paired,
+        "said": "",
+        "comparison": None,
+    }
+    if both:
+        shown["said"] = f"{', '.join(both[:5])} cannot be in both groups."
+    elif sides["a"] and sides["b"]:
+        try:
+            one, two = ([lab.whole(line) for line in sides[side]] for side in ("a", "b"))
+            shown |= comparing.groups(one, two, paired)
+        except UsageError as error:
+            shown["said"] = f"{error.what}: {error.fix}."
+    elif sides["a"] or sides["b"]:
+        shown["said"] = f"Group {'B' if sides['a'] else 'A'} is empty."
+    words = given.get("words", "")[:200]
+    others, total = lab.store.page(Filter(words=words), 0, PAGE)
+    mine = [line for side in ("a", "b") for line in sides[side]]
+    others = list({line.id: line for line in [*mine, *others]}.values())
+    shown |= {"others": others, "total": total, "tags": lab.store.all_tags()}
+    return show(lab, request, "groups.html.j2", **shown)
 
 
 def _whole(text: str, low: int, high: int) -> int:
