@@ -209,8 +209,8 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         conditions=(
             "Generated molecules, targets are weighted counts of planted groups; bonds have no features. Published "
             "solubilities are used for the correlation where MICROTOME_GRAPHS has them.",
-            "A first look at one set of molecules (correlation 0.64, radius 3) came before the run; the threshold is as "
-            "it was before, radius and width are varied beside it.",
+            "A first look at one set of molecules (correlation 0.64, radius 3) came before the run; the threshold is "
+            "as it was before, radius and width are varied beside it.",
             "Overlap: five bits of largest weight times deviation, ten strongest atoms of each, intersection over "
             "union of the fragment and the nearest planted group that counts.",
         ),
