@@ -207,7 +207,7 @@ def test_pages_filters_and_search(tmp_path: Path) -> None:
         assert [line.id for line in store.page(Filter(words="chos odd"))[0]] == ["x007"]
         assert store.subjects() == [("odd net", 60), ("even % _net", 60)]
         one = store.lines(["x005"])[0]
-        assert (one.alarms, one.watches, one.goods, one.failed, one.findings) == (1, 1, 1, 1, 12)
+        assert (one.alarms, one.watches, one.goods, one.failed, one.findings) == (1, 1, 1, 1, 13)
         client = lab(store)
         first, last = client.get("/"), client.get("/?page=3")
         assert "page 1 of 3" in first.text and first.text.count("data-item") == 50
@@ -711,6 +711,34 @@ def test_examples_without_their_answers_are_still_listed(tmp_path: Path) -> None
         assert "--only reliability/examples" in page
         assert "No map was made" not in client.get("/e/e1/examples/17").text
         assert "There are maps of" in client.get("/e/e1/examples/3").text
+
+
+def test_the_smallest_change_that_changes_the_answer(store: Store) -> None:
+    page = Page(lab(store).get("/e/e1/examples/17").text)
+    words = " ".join(page.words.split())
+    assert "A change of length 0.25 is answered 2 instead of" in words
+    assert "with another answer, 20, is 5 away, so this is 5% of that way" in words
+    assert len(page.images) >= 6 and "strongest" in words
+    lone = " ".join(Page(lab(store).get("/e/e1/examples/7").text).words.split())
+    assert "A change of length 0.5 is answered 1" in lone and "so this is" not in lone
+    assert "smallest change" not in lab(store).get("/e/e1/examples/8").text
+
+
+def test_a_change_of_a_vector_and_changes_that_contradict_themselves() -> None:
+    exam, name = examination(), "explain/nearest_counterfactual"
+    found = single.Records(np.arange(2), {"inputs": np.array([[0.5, 1.0], [3.0, 4.0]], np.float32)})
+    good = {"rows": np.array([1]), "samples": np.array([2.0]), "answers then": np.array([1])}
+    shown = single.counterfactual(found, exam, {name: good | {"changed": np.array([[3.0, 2.0]])}}, 1)
+    assert shown is not None and shown["numbers"] == [(1, "4", "2")] and shown["distance"] == "2"
+    for odd in (
+        {"changed": np.zeros((1, 5))},
+        {"changed": np.zeros((1, 2, 2, 1))},
+        {"changed": np.zeros((0, 2))},
+    ):
+        bare = single.counterfactual(found, exam, {name: good | odd}, 1)
+        assert bare is not None and bare["numbers"] == [] and bare["image"] == ""
+    for wrong in ({"samples": np.zeros(3)}, {"answers then": np.zeros(1)}, {"rows": np.zeros((1, 1), int)}):
+        assert single.counterfactual(found, exam, {name: good | wrong}, 1) is None
 
 
 def test_text_examples_show_their_words() -> None:

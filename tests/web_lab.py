@@ -179,6 +179,19 @@ def findings(seed: int = 0, accuracy: float = 0.9) -> dict[str, Finding]:
             grade="watch",
         ),
         Finding(
+            instrument="explain/nearest_counterfactual",
+            headline="nearest change",
+            quantities={"nearest change": Quantity(value=0.5)},
+            arrays={
+                "rows": np.array([7, 17]),
+                "samples": np.array([0.5, 0.25]),
+                "answers then": np.array([1, 2]),
+                "nearest real": np.array([-1, 20]),
+                "distance to a real one": np.array([-1.0, 5.0]),
+                "changed": np.clip(arrays["thumbnails"][[7, 17]] + 40.0, 0, 255).astype(np.float32),
+            },
+        ),
+        Finding(
             instrument="architect/wiring",
             headline="operations",
             quantities={"operations": Quantity(value=2)},

@@ -306,7 +306,7 @@ def numbers(exam: Examination, read: Mapping[str, Arrays], row: int, source: str
     for f in exam:
         a = read.get(f.instrument, {})
         ids = _ids(a)
-        if ids is None or f.instrument == source:
+        if ids is None or f.instrument == source or "answers then" in a:
             continue
         places = (ids == row).nonzero()[0]
         if not places.size:
@@ -403,6 +403,65 @@ def otherwise(found: Records, at: int) -> dict[str, Any] | None:
     if near is None or near.ndim != 1:
         return None
     return _near(found, int(near[at]), float(far[at]) if far is not None else None)
+
+
+def counterfactual(
+    found: Records, exam: Examination, read: Mapping[str, Arrays], row: int
+) -> dict[str, Any] | None:
+    """The smallest change of this example that was found to change its answer: arrays "samples" and "answers then"."""
+    for f in exam:
+        a = read.get(f.instrument, {})
+        ids = _ids(a)
+        if ids is None or not all(k in a and _each(a, k) for k in ("samples", "answers then")):
+            continue
+        places = (ids == row).nonzero()[0]
+        if not places.size or a["answers then"].dtype.kind not in "iu":
+            continue
+        at = int(places[0])
+        length = float(a["samples"][at])
+        made: dict[str, Any] = {
+            "finding": f.instrument, "answer": int(a["answers then"][at]), "distance": _text(length),
+            "real": None, "image": "", "heat": "", "numbers": [],
+        }  # fmt: skip
+        real, ids_real = a.get("distance to a real one"), a.get("nearest real")
+        if (
+            real is not None
+            and ids_real is not None
+            and len(real) == len(ids_real) == len(ids)
+            and ids_real[at] >= 0
+        ):
+            far = float(real[at])
+            made["real"] = {"id": int(ids_real[at]), "distance": _text(far)}
+            made["real"]["share"] = f"{length / far:.0%}" if far > 0 else ""
+        return made | _changed(found, row, a.get("changed"), at)
+    return None
+
+
+def _changed(found: Records, row: int, changed: np.ndarray | None, at: int) -> dict[str, Any]:
+    """The changed input and what changed, where both are kept: pictures, or the numbers that change most."""
+    place = found.place(row)
+    if changed is None or place is None or at >= len(changed):
+        return {}
+    before = found.arrays.get("thumbnails" if changed.ndim == 4 else "inputs")
+    if before is None or before.ndim != changed.ndim or before.shape[1:] != changed.shape[1:]:
+        return {}
+    new, old = np.nan_to_num(changed[at].astype(np.float64)), before[place].astype(np.float64)
+    if new.ndim == 1:
+        order = np.argsort(-np.abs(new - old), kind="stable")[:8]
+        return {
+            "numbers": [
+                (int(i), _text(float(old[i])), _text(float(new[i]))) for i in order if new[i] != old[i]
+            ]
+        }
+    if new.ndim != 3 or new.shape[2] not in (1, 3):
+        return {}
+    pixels = new.clip(0, 255).round().astype(np.uint8)
+    shown, top = heat((new - old).mean(2))
+    return {
+        "image": _url(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels),
+        "heat": shown,
+        "top": f"{top / 255:.0%}",
+    }
 
 
 def _near(found: Records, row: int, distance: float | None) -> dict[str, Any] | None:

@@ -423,6 +423,7 @@ def example(lab: Lab, request: Request) -> Response:
         reasons=single.reasons(found, place, exam) if place is not None else [],
         near=single.neighbours(found, place) if place is not None else [],
         otherwise=single.otherwise(found, place) if place is not None else None,
+        counterfactual=single.counterfactual(found, exam, read, row),
         maps=single.maps(exam, read, row, words),
         mapped=_mapped(exam, read),
         numbers=list(single.numbers(exam, read, row, found.source)),
