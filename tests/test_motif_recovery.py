@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -178,3 +180,97 @@ def test_nodes_are_judged_by_their_own_house_within_reach():
     reached = node_recovery(perfect, graph, nodes, hops=1).scores[0]
     inside = [i for i, (_, v) in enumerate(graph.edge_index.T.tolist()) if v == nodes[0]]
     assert len(reached) == len(inside)
+
+
+def _examined(subject, chosen):
+    from microtome.signals.edge_explanations import edge_explanations, unpacked
+    from microtome.signals.evaluate import Evaluator, Program
+
+    signal, got = edge_explanations(), {}
+    batch = next(iter(subject.batches())).take(torch.tensor(chosen))
+    Evaluator(subject).run(Program([signal]), batch, got.__setitem__)
+    return unpacked(got[signal])
+
+
+def _silenced(model, x, edges, gone, *more):
+    """The answer when no message goes along the pairs that are gone."""
+    from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
+
+    mask = torch.tensor([float(tuple(sorted(e)) not in gone) for e in edges.T.tolist()], dtype=x.dtype)
+    set_masks(model, nn.Parameter(mask, requires_grad=False), edges, apply_sigmoid=False)
+    answer = model(x, edges, *more)
+    clear_masks(model)
+    return answer
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("level", ["node", "graph"])
+def test_an_examination_explains_as_the_whole_graph_does_edge_by_edge(level):
+    from torch_geometric.data import Batch
+    from torch_geometric.nn import GCNConv
+
+    from microtome import Subject
+    from microtome.signals.edge_explanations import METHODS, SHARES
+    from microtome.studies.graphs import _networks as n
+
+    if level == "node":
+        graph = make.stochastic_blocks(40, 3, degree=3, features=4, shares=(0.3, 0.2), seed=4)
+        graph.x = graph.x.double()
+        model = n.seeded(lambda: n.NodeNetwork(GCNConv, [4, 6, 3]), 0).double().eval()
+        found, nodes = _examined(Subject(model, graph), [1, 5]), graph.test_mask.nonzero()[:, 0][[1, 5]]
+        cases = [(graph.x, graph.edge_index, (), int(v)) for v in nodes]
+    else:
+        graphs = make.two_motifs(6, trunk=5, seed=4)
+        for g in graphs:
+            g.x = g.x.double()
+        model = _graph_network().double()
+        found = _examined(Subject(model, [Batch.from_data_list(graphs)]), [2, 4])
+        zeros = torch.zeros(10, dtype=torch.long)
+        cases = [(graphs[i].x, graphs[i].edge_index, (zeros,), 0) for i in (2, 4)]
+    for k, (x, edges, more, row) in enumerate(cases):
+        answer = model(x, edges, *more)[row]
+        label = int(answer.argmax())
+        assert int(found.label[k]) == label
+        assert abs(float(found.probability[k] - answer.softmax(0)[label])) < 1e-9
+        assert float(found.explained[k]) > 1 - 1e-9
+        pairs = sorted({tuple(sorted(e)) for e in edges.T.tolist()})
+        losses = {p: float(answer[label] - _silenced(model, x, edges, {p}, *more)[row, label]) for p in pairs}
+        named = [
+            (int(a), int(b), s) for a, b, s in found.edges[k, METHODS.index("occlusion")].tolist() if a >= 0
+        ]
+        assert len(named) == int(found.pairs[k])
+        assert [losses[a, b] for a, b, _ in named] == pytest.approx([s for *_, s in named], abs=1e-9)
+        told = {(a, b) for a, b, _ in named}
+        assert all(abs(losses[p]) < 1e-12 for p in pairs if p not in told)  # what cannot be heard
+        assert [s for *_, s in named] == pytest.approx(
+            sorted((s for *_, s in named), reverse=True), abs=1e-12
+        )
+        for i in range(len(METHODS)):
+            order = [(int(a), int(b)) for a, b, _ in found.edges[k, i].tolist() if a >= 0]
+            for j, share in enumerate(SHARES):
+                first = set(order[: math.ceil(share * len(order))])
+                for side, gone in enumerate((first, set(order) - first)):
+                    expected = _silenced(model, x, edges, gone, *more)[row].softmax(0)[label]
+                    assert abs(float(found.judged[k, i, j, side] - expected)) < 1e-9
+
+
+def test_a_network_that_hears_farther_than_its_convolutions_is_refused():
+    from microtome import Subject
+    from microtome.examination import examine
+
+    class Centred(nn.Module):
+        def __init__(self):
+            from torch_geometric.nn import GCNConv
+
+            super().__init__()
+            self.conv = GCNConv(4, 3)
+
+        def forward(self, x, edge_index):
+            found = self.conv(x, edge_index)
+            return found - 3 * found.mean(0)
+
+    graph = make.stochastic_blocks(40, 3, degree=3, features=4, shares=(0.3, 0.2), seed=4)
+    told = examine(Subject(Centred().eval(), graph), only=["graphs/edge_attribution"])[
+        "graphs/edge_attribution"
+    ]
+    assert told.status == "refused" and "answers otherwise on a node's subgraph" in told.reason

@@ -266,22 +266,26 @@ def _judge(
     edges, features, explained = _scores(models[0], q, label)
     blind = _scores(models[1], q, label)[0]
     low, high = q.edges.amin(0), q.edges.amax(0)
-    heard = q.heard.nonzero()[:, 0]
-    keys, pair = (low * size + high)[heard].unique(return_inverse=True)
+    # A pair is judged if a message in either direction is heard; all of its edges go together.
+    every, place = (low * size + high).unique(return_inverse=True)
+    audible = torch.zeros(len(every), dtype=torch.bool).index_fill(0, place[q.heard], True)
+    judged = audible[place].nonzero()[:, 0]
+    keys, pair = every[audible], (audible.long().cumsum(0) - 1)[place[judged]]
     ends = torch.stack([q.ids[keys // size], q.ids[keys % size]]).sort(0).values
     own = q.group[keys // size]
     count = torch.bincount(own, minlength=n)
     draw = row_uniform(ends[0] * 0x9E3779B1 + ends[1] + rows[own] * 0x85EBCA6B, seed + 29)
     nothing = torch.zeros(len(keys), dtype=torch.double)
     tables = [*edges.values(), *blind.values()]
-    scores = [nothing.index_add(0, pair, s[heard].double()) for s in tables]
+    scores = [nothing.index_add(0, pair, s[judged].double()) for s in tables]
     eps = float(torch.finfo(q.x.dtype).eps)
     ranks = [_ranks(s, own, count, draw, eps) for s in [*scores, nothing]]
     masks = torch.ones(len(ranks) * len(SHARES), 2, q.edges.shape[1], dtype=q.x.dtype)
     for i, rank in enumerate(ranks):
         for j, share in enumerate(SHARES):
             first = (rank < (share * count).ceil()[own])[pair].to(q.x.dtype)
-            masks[i * len(SHARES) + j, 0, heard], masks[i * len(SHARES) + j, 1, heard] = 1 - first, first
+            masks[i * len(SHARES) + j, 0, judged] = 1 - first
+            masks[i * len(SHARES) + j, 1, judged] = first
     chance = torch.cat(
         [
             silenced_answers(models[0], q.x, q.edges, some, q.kwargs).softmax(2)[:, torch.arange(n), label]

@@ -98,7 +98,7 @@ class EdgeAttribution(Instrument):
                     columns=("method", "fidelity", "random order", "untrained network", "gain over random",
                              "gain over untrained"), rows=tuple(table)),
                 f"edges by {method}": Table(
-                    columns=("example", "class", "probability", "rank", "from", "to", "score"), rows=edges),
+                    columns=("example", "class", "probability", "rank", "one end", "other end", "score"), rows=edges),
                 "features": Table(columns=("example", "class", "feature", "score"), rows=features),
             },
             figures=figures | {"judged": _curves(found, kept)},
