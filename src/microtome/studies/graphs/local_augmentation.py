@@ -138,7 +138,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         f"{FEW} neighbours in {sparse} of {len(whole)}",
         figure=bars(
             "Accuracy by what the second input is",
-            rows_of(numbers, "{data}, {network}: {second input}".replace("second input", "second")),
+            rows_of(numbers, "{data}, {network}: {second}"),
             category="second", value="value", series="data", band=("low", "high"), value_title="accuracy",
             category_title="second input",
         ),
