@@ -88,10 +88,12 @@ class EdgeAttribution(Instrument):
             threshold = Threshold(quantity=EVIDENCE, watch=1.645, alarm=-1.645, worse="below", source=SANITY)
         edges, features, figures = _shown(ids.tolist(), found, at)
         gain = quantities["gain over random"].value
+        best = max(METHODS, key=lambda m: quantities[f"fidelity, {m}"].value)
         return Finding(
             headline="gain over random",
             summary=f"By {method} the first edges hold {gain:.2f} more of the class's probability than random ones, "
-            f"those of an untrained network {float(-gap.mean() + gain):.2f} more.",
+            f"those of an untrained network {float(-gap.mean() + gain):.2f} more; those by {best} hold most "
+            f"({quantities[f'fidelity, {best}'].value:.2f} beyond what the rest holds).",
             quantities=quantities,
             tables={
                 "methods": Table(
