@@ -274,3 +274,19 @@ def test_a_network_that_hears_farther_than_its_convolutions_is_refused():
         "graphs/edge_attribution"
     ]
     assert told.status == "refused" and "answers otherwise on a node's subgraph" in told.reason
+
+
+def test_too_many_edges_to_silence_are_refused_and_few_rows_at_once_change_nothing(monkeypatch):
+    from microtome import Subject
+    from microtome.examination import examine
+    from microtome.signals import edge_explanations as module
+    from microtome.studies.graphs import _networks as n
+
+    graph = make.stochastic_blocks(40, 3, degree=3, features=4, shares=(0.3, 0.2), seed=4)
+    model = n.seeded(lambda: n.NodeNetwork(n.isomorphism, [4, 6, 3]), 0).eval()
+    whole = _examined(Subject(model, graph), [1, 5])
+    monkeypatch.setattr(module, "ROWS", 1)
+    assert torch.allclose(_examined(Subject(model, graph), [1, 5]).judged, whole.judged, atol=1e-6)
+    monkeypatch.setattr(module, "MOST", 10)
+    told = examine(Subject(model, graph), only=["graphs/edge_attribution"])["graphs/edge_attribution"]
+    assert told.status == "refused" and "too many to silence" in told.reason

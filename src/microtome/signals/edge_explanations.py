@@ -30,6 +30,9 @@ SHARES = (0.1, 0.25, 0.5)
 SHOWN = 48
 """Edges an example that are told by name."""
 COPIES = 16
+"""Of the examples' graphs that are answered at once, unless they have more than ``ROWS`` rows together."""
+ROWS, MOST = 1 << 18, 300_000_000
+"""Nodes answered at once, and in all while edges are silenced one by one."""
 _HEAD, _JUDGED = 4, 2 * len(METHODS) + 1
 
 
@@ -221,7 +224,9 @@ def _nodes(model: nn.Module, x: Tensor, structure: Structure, given: Mapping[str
     )  # fmt: skip
 
 
-def _scores(model: nn.Module, q: _Question, label: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def _scores(
+    model: nn.Module, q: _Question, label: Tensor, copies: int
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Edge scores [edges] by method, feature scores [n, 2, d], and GOAt's explained part [n]."""
     from torch_geometric.explain import Explainer
 
@@ -253,7 +258,7 @@ def _scores(model: nn.Module, q: _Question, label: Tensor) -> tuple[dict[str, Te
             size = torch.zeros(n, dtype=torch.double).index_add_(0, owner, made.edge_mask.double().abs())
             rest = (made.logits - made.baselines).double()
             explained = 1 - (rest - shared).abs() / torch.maximum(size, rest.abs()).clamp_min(1e-12)
-    edges[METHODS[2]] = occlusion_losses(model, q.x, q.edges, label, q.group, q.kwargs, COPIES)
+    edges[METHODS[2]] = occlusion_losses(model, q.x, q.edges, label, q.group, q.kwargs, copies)
     return edges, features, explained
 
 
@@ -263,8 +268,6 @@ def _judge(
     from microtome.graphs.edge_occlusion import silenced_answers
 
     n, size = len(label), len(q.x)
-    edges, features, explained = _scores(models[0], q, label)
-    blind = _scores(models[1], q, label)[0]
     low, high = q.edges.amin(0), q.edges.amax(0)
     # A pair is judged if a message in either direction is heard; all of its edges go together.
     every, place = (low * size + high).unique(return_inverse=True)
@@ -274,6 +277,13 @@ def _judge(
     ends = torch.stack([q.ids[keys // size], q.ids[keys % size]]).sort(0).values
     own = q.group[keys // size]
     count = torch.bincount(own, minlength=n)
+    if int(count.max() if n else 0) * size > MOST:
+        raise Refusal(
+            f"an answer can depend on {int(count.max())} edges, too many to silence one by one: name others"
+        )
+    copies = max(min(COPIES, ROWS // max(size, 1)), 1)
+    edges, features, explained = _scores(models[0], q, label, copies)
+    blind = _scores(models[1], q, label, copies)[0]
     draw = row_uniform(ends[0] * 0x9E3779B1 + ends[1] + rows[own] * 0x85EBCA6B, seed + 29)
     nothing = torch.zeros(len(keys), dtype=torch.double)
     tables = [*edges.values(), *blind.values()]
@@ -289,7 +299,7 @@ def _judge(
     chance = torch.cat(
         [
             silenced_answers(models[0], q.x, q.edges, some, q.kwargs).softmax(2)[:, torch.arange(n), label]
-            for some in masks.flatten(0, 1).split(COPIES)
+            for some in masks.flatten(0, 1).split(copies)
         ]
     )
     named = torch.full((n, len(METHODS), SHOWN, 3), -1.0, dtype=torch.double)
