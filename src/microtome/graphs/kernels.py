@@ -20,7 +20,7 @@ from microtome.graphs.refinement import feature_colours, refine
 def subtree_kernels(
     edge_index: Tensor, graph: Tensor, graphs: int, *, x: Tensor | None = None, rounds: int = 5
 ) -> Tensor:
-    """[rounds + 1, graphs, graphs] the Weisfeiler-Leman subtree kernel after 0, 1, ... rounds (Shervashidze 2011).
+    """[rounds + 1, graphs, graphs] Weisfeiler-Leman subtree kernels after 0, 1, ... rounds (Shervashidze et al. 2011).
 
     k_h(G, H) = sum over rounds r <= h and colours c of (nodes of G with colour c in round r) times (those of H).
 
