@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -33,6 +34,20 @@ def pruned(model: nn.Module, share: float) -> nn.Module:
     return made
 
 
+def blocks() -> tuple[nn.Module, list[Any]]:
+    """A graph network trained on four communities, and their graph."""
+    from torch_geometric.nn import GCN
+
+    from microtome.data.graph_generators import stochastic_blocks
+    from microtome.learn.graph_training import fit_nodes
+
+    torch.manual_seed(0)
+    graph = stochastic_blocks(400, 4, degree=4, homophily=0.7, signal=0.6)
+    model = GCN(16, 16, 2, 4)
+    fit_nodes(model, graph, epochs=60)
+    return model, [graph]
+
+
 def fill(store: str) -> None:
     """Examine, and store."""
     import microtome
@@ -41,15 +56,22 @@ def fill(store: str) -> None:
     from microtome.trajectory import examine_checkpoints
 
     model, data = reference_subject()
-    for name, subject, tags in (
-        ("digits CNN", model, ("baseline",)),
-        ("digits CNN, 60 % pruned", pruned(model, 0.6), ("pruned",)),
-        ("digits CNN, seed 1", reference_subject(1)[0], ("seeds",)),
+    others = [reference_subject(seed)[0] for seed in (1, 2)]
+    for name, subject, tags, only in (
+        ("digits CNN", model, ("baseline",), ()),
+        ("digits CNN, 60 % pruned", pruned(model, 0.6), ("pruned",), ()),
+        # A few questions are enough for groups of runs.
+        *((f"digits CNN, seed {i}", other, ("baseline",), COURSE) for i, other in enumerate(others, 1)),
+        *(
+            (f"digits CNN, seed {i}, pruned", pruned(o, 0.6), ("pruned",), COURSE)
+            for i, o in enumerate(others, 1)
+        ),
     ):
-        exam = microtome.examine(subject, data, store=store, bounds=(0.0, 1.0), name=name)
+        exam = microtome.examine(subject, data, store=store, bounds=(0.0, 1.0), name=name, only=only)
         with open_store(store) as opened:
             for tag in tags:
                 opened.tag(exam.id, tag)
+    microtome.examine(*blocks(), store=store, name="GCN on communities", only=("examples", "homophily"))
     with tempfile.TemporaryDirectory() as folder:
         # Between random weights and the trained ones, on a straight line: a course with a known beginning and end.
         fresh = copy.deepcopy(model)
@@ -62,6 +84,24 @@ def fill(store: str) -> None:
             save_file(mixed, Path(folder) / f"step_{step}.safetensors")
         options = {"bounds": (0.0, 1.0), "name": "digits CNN, from random to trained"}
         examine_checkpoints(model, data, folder, store=store, only=COURSE, subject_options=options)
+
+
+def wide_layer(store: Any, exam: str) -> str:
+    """The last activation of which the examples that excite its units are kept, as it stands in an address."""
+    from urllib.parse import quote
+
+    keys = [k for f in store.read(exam).exam for k in f.arrays if k.startswith("most exciting/")]
+    return quote(
+        next((k.split("/", 1)[1] for k in reversed(keys) if "relu" in k), keys[-1].split("/", 1)[1]), safe=""
+    )
+
+
+def wrong_among_others(store: Any, exam: str) -> int:
+    """The wrong example with the most neighbours of those whose drawing is no crowd."""
+    found = next(f for f in store.read(exam).exam if "graphs" in f.arrays)
+    a = store.arrays_of(exam, found)
+    nodes = (a["graphs"][:, 3 : 3 + int(a["graphs"][0, 2])] > -2).sum(1)
+    return int(a["rows"][((a["labels"] != a["answers"]) * (nodes < 15) * nodes).argmax()])
 
 
 def photograph(store: str, folder: Path, only: Sequence[str], browser: str) -> None:
@@ -81,14 +121,19 @@ def photograph(store: str, folder: Path, only: Sequence[str], browser: str) -> N
         thread.start()
         by_name = {entry.subject: entry.id for entry in opened.list()}
         first, second = by_name["digits CNN"], by_name["digits CNN, 60 % pruned"]
+        graph, layer = by_name["GCN on communities"], wide_layer(opened, first)
         course = by_name["digits CNN, from random to trained"]
         shots = {
             "examinations": "/",
             "examination": f"/e/{first}",
             "layers": f"/e/{second}/layers",
+            "units": f"/e/{first}/layers?layer={layer}#units-h",
             "examples": f"/e/{second}/examples",
             "example": f"/e/{second}/examples/worst",
+            "counterfactual": f"/e/{first}/examples/worst#cf-h",
+            "graph": f"/e/{graph}/examples/{wrong_among_others(opened, graph)}",
             "compare": f"/compare?of={first}&of={second}",
+            "groups": "/compare?groups=1&a_tag=baseline&b_tag=pruned",
             "training": f"/compare?of={course}",
             "atlas": "/atlas",
         }

@@ -55,10 +55,15 @@ class Drawn:
         counts = {k: self.kinds.count(k) for k in sorted(set(self.kinds)) if k >= 0}
         kinds = ", ".join(f"{n} of {self.word} {k}" for k, n in list(counts.items())[:12])
         left = f", of {self.total} there are" if self.total > len(self.kinds) else ""
+        if self.centred and len(self.kinds) == 1:
+            return f"a node without neighbours{kinds and ': '}{kinds}"
         what = "node with its neighbours up to two steps away" if self.centred else "graph"
-        return (
-            f"a {what}: {len(self.kinds)} nodes{left}, {len(self.edges)} edges{': ' if kinds else ''}{kinds}"
-        )
+        nodes, edges = _count(len(self.kinds), "node"), _count(len(self.edges), "edge")
+        return f"a {what}: {nodes}{left}, {edges}{kinds and ': '}{kinds}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def read(row: np.ndarray) -> Drawn | None:

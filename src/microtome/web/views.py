@@ -491,9 +491,10 @@ def _groups(lab: Lab, request: Request) -> Response:
         # In the list each run says where it belongs, so that it cannot be on both sides.
         ids += [key[2:] for key, value in given.multi_items() if key.startswith("g.") and value == side]
         if tag := given.get(f"{side}_tag", "")[:64]:
-            ids += [line.id for line in lab.store.page(Filter(tag=tag), 0, comparing.MOST)[0]][
-                ::-1
-            ]  # oldest first
+            tagged = lab.store.page(Filter(tag=tag), 0, comparing.MOST)[0]
+            ids += [
+                line.id for line in sorted(tagged, key=lambda line: (line.created, line.subject, line.id))
+            ]
         ids = list(dict.fromkeys(ids))[: comparing.MOST]
         sides[side] = lab.store.lines(ids)
         unknown += [each for each in ids if each not in {line.id for line in sides[side]}]
