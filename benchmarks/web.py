@@ -30,6 +30,8 @@ async ([act, holds]) => {
                    f.dispatchEvent(new Event('input', { bubbles: true })); },
     open: () => document.querySelectorAll('details.finding:not([open]) > summary')[1].click(),
     layer: () => document.querySelectorAll('.heat a[data-layer]')[window.nth = (window.nth ?? 2) + 1].click(),
+    unit: () => { const f = document.querySelector('#unit-at'); f.value = window.nth = (window.nth ?? 0) + 1;
+                  f.dispatchEvent(new Event('input', { bubbles: true })); },
     scroll: () => window.scrollTo(0, 4000 * (window.nth = (window.nth ?? 0) + 1)),
     sort: () => { const f = document.querySelector('#sort'); f.selectedIndex = (f.selectedIndex + 1) % 3;
                   f.dispatchEvent(new Event('input', { bubbles: true })); },
@@ -113,13 +115,16 @@ def measure(folder: Path, ids: tuple[str, str], repeats: int, browser: str) -> l
         "layers": f"/e/{one}/layers",
         f"grid of {EXAMPLES:,} examples": f"/e/{large}/examples",
         "one example": f"/e/{large}/examples/17",
+        "a layer with its units": f"/e/{large}/layers?layer=relu%233",
         "compare two": f"/compare?of={one}&of={large}",
+        "compare two groups of two": "/compare?groups=1&a=copy-0001,copy-0002&b=copy-0003,copy-0004",
     }
     acts = {
         "a letter typed into the search": ("/", "type", "filled"),
         "another grade": ("/", "grade", "filled"),
         "a finding opened": (f"/e/{one}", "open", "filled"),
         "a layer chosen": (f"/e/{one}/layers", "layer", "filled"),
+        "a unit chosen": (f"/e/{large}/layers?layer=relu%233", "unit", "filled"),
         "the grid scrolled by five screens": (f"/e/{large}/examples", "scroll", "cells"),
         "another order of the grid": (f"/e/{large}/examples", "sort", "filled"),
         "a course scrubbed": (f"/compare?of={one}&of={large}&of=copy-0001", "scrub", "now"),

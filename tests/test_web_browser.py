@@ -259,7 +259,18 @@ def test_a_running_examination_fills_itself(page: Any, where: str, store: Store)
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
-    "path", ["/", "/e/e1", "/e/e1/layers", "/e/e1/examples", "/e/e1/examples/17", "/compare?of=e1&of=e2"]
+    "path",
+    [
+        "/",
+        "/e/e1",
+        "/e/e1/layers",
+        "/e/e1/layers?layer=relu&unit=2",
+        "/e/e1/examples",
+        "/e/e1/examples/17",
+        "/compare?of=e1&of=e2",
+        "/compare?groups=1&a=e1,t1&b=e2,e1x",
+        "/compare?groups=1",
+    ],
 )
 def test_narrow_screens_light_and_dark(chromium: Any, where: str, path: str, scheme: str) -> None:
     context = chromium.new_context(viewport={"width": 400, "height": 800}, color_scheme=scheme)
@@ -303,6 +314,10 @@ def test_without_scripts_every_page_still_works(chromium: Any, where: str) -> No
         opened.goto(f"{where}/e/e1/examples")
         opened.click("a[rel=next]")
         assert "page 2 of 5" in opened.inner_text("main")
+        opened.goto(f"{where}/e/e1/layers?layer=relu")
+        opened.fill("#unit-at", "4")
+        opened.click("form[data-unit-form] button")
+        assert opened.inner_text("#unit h3").startswith("Unit 4 of relu")
     finally:
         context.close()
 
