@@ -30,17 +30,8 @@ _FUNCTIONS: dict[Any, str] = {
 }
 _PASSED = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d,
            nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Flatten)  # fmt: skip
-_PASSED_CALLS = (
-    "flatten",
-    "squeeze",
-    "mean",
-    "max_pool2d",
-    "avg_pool2d",
-    "adaptive_avg_pool2d",
-    "dropout",
-    "view",
-    "reshape",
-)
+_PASSED_CALLS = ("flatten", "squeeze", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "dropout", "view",
+                 "reshape")  # fmt: skip
 ONE, NOTHING = -1, -2
 """Places that are no parameter: the constant 1 of a skip connection, and the padding 0."""
 
@@ -201,32 +192,36 @@ def neural_graph(module: nn.Module, inputs: int) -> NeuralGraph:
             fresh |= {node} if before in fresh and len(node.users) == 1 else set()
         elif node.op == "output" and given and first is not None and walk.parts["weight"]:
             return walk.done(first, given[0])
-        elif given or node.op in ("placeholder", "output"):
+        elif (given and node.op != "output") or node.op == "placeholder":
             raise UsageError(
                 "MT512",
-                f"'{name}' has no graph of neurons",
+                f"'{name if called is None else type(called).__name__}' has no graph of neurons",
                 where=str(node),
                 fix="linear, convolution, activation, sum",
             )
-    raise UsageError("MT512", "the network gives nothing")
+    raise UsageError("MT512", "the network has no layer with weights, or does not give one tensor")
 
 
-def permuted(module: nn.Sequential, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-    """The state of a chain of linear layers with its hidden neurons in another order: the same function.
+def shuffles(module: nn.Module, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """[count, p] orders of a vector of parameters that leave the function as it is: hidden neurons change places.
+
+    ``vectors.gather(1, shuffles(module, len(vectors)))`` are the networks with their hidden neurons in random orders.
 
     Args:
-        module: linear layers and anything without parameters between them.
+        module: a chain of linear layers, in the order they are run, with no other parameters.
+        count: how many orders.
         generator: of the orders.
     """
+    at = {k: v.expand(count, *v.shape) for k, v in _Walk(module).at.items()}
     names = [name for name, m in module.named_modules() if isinstance(m, nn.Linear)]
-    state = {k: v.clone() for k, v in module.state_dict().items()}
     for here, there in pairwise(names):
-        order = torch.randperm(len(state[f"{here}.weight"]), generator=generator)
-        state[f"{here}.weight"] = state[f"{here}.weight"][order]
-        if f"{here}.bias" in state:
-            state[f"{here}.bias"] = state[f"{here}.bias"][order]
-        state[f"{there}.weight"] = state[f"{there}.weight"][:, order]
-    return state
+        order = torch.rand(count, at[f"{here}.weight"].shape[1], generator=generator).argsort(1)
+        rows, columns = (at[f"{k}.weight"] for k in (here, there))
+        at[f"{here}.weight"] = rows.gather(1, order[:, :, None].expand_as(rows))
+        at[f"{there}.weight"] = columns.gather(2, order[:, None].expand_as(columns))
+        if f"{here}.bias" in at:
+            at[f"{here}.bias"] = at[f"{here}.bias"].gather(1, order)
+    return torch.cat([v.flatten(1) for v in at.values()], 1)
 
 
-__all__ = ["ACTIVATIONS", "NeuralGraph", "neural_graph", "permuted"]
+__all__ = ["ACTIVATIONS", "NeuralGraph", "neural_graph", "shuffles"]
