@@ -160,3 +160,23 @@ def test_the_option_reaches_the_examples_and_is_remembered(
     assert keywords["source"]["tokenizer"] == str(tmp_path / "vocab.json")
     exam = microtome.examine(model, data, only=("reliability/examples",), **keywords)
     assert dict(exam["examples"].tables["vocabulary"].rows) == TEXTS
+
+
+def test_the_lab_shows_the_words_and_what_each_counts(tmp_path: Path) -> None:
+    from starlette.testclient import TestClient
+
+    from microtome.store import open_store
+    from microtome.web import application
+
+    torch.manual_seed(0)
+    only = ("reliability/examples", "explain/nearest_counterfactual")
+    exam = microtome.examine(Bag(), [batch()], only=only, store=str(tmp_path), tokenizer=WORDS)
+    assert "the embedding gives" in exam["nearest_counterfactual"].caveats[0]
+    with open_store(tmp_path) as store:
+        client = TestClient(application(store), base_url="http://127.0.0.1:7345")
+        grid = client.get(f"/e/{exam.id}/examples").text
+        assert "&lt;b&gt;film&lt;/b&gt;" in grid and "<b>film" not in grid
+        page = client.get(f"/e/{exam.id}/examples/worst").text
+        shaded = [w for w in WORDS if f">{w.replace('<', '&lt;').replace('>', '&gt;')}<span" in page]
+        assert len(shaded) >= 2 and ("most for:" in page or "most against:" in page)
+        assert "A change of length" in page and "changed, answered" not in page

@@ -131,6 +131,8 @@ class NearestCounterfactual(Instrument):
                 )
             } if points else {},
             arrays=arrays,
+            caveats=("tokens cannot be changed a little: distances are those of what the embedding gives",)
+            if subject.site_layer is not None else (),
         )  # fmt: skip
 
 
