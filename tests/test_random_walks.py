@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from microtome.data.graph_generators import stochastic_blocks
 from microtome.errors import UsageError
 from microtome.graphs.random_walks import Walker, windows
 from microtome.nn.node2vec import EDGES, Node2Vec
@@ -79,3 +80,13 @@ def test_the_loss_is_the_formula():
     far = torch.stack([-(z[0] @ z[5]), -(z[0] @ z[6])]).sigmoid().log().mean()
     assert float(model.loss(company, strangers).detach()) == pytest.approx(float(-near - far), rel=1e-5)
     assert set(EDGES) == {"Hadamard", "average", "L1", "L2"}
+
+
+def test_plain_walks_find_planted_blocks():
+    # Too few updates leave the embeddings at their random start, where any bias looks as good as any other.
+    graph = stochastic_blocks(200, 4, degree=10, homophily=0.9, features=4, seed=0)
+    torch.manual_seed(0)
+    z = torch.nn.functional.normalize(Node2Vec(graph.edge_index, 200).fit()().detach(), dim=1)
+    same = graph.block[:, None] == graph.block
+    gap = (z @ z.T)[same].mean() - (z @ z.T)[~same].mean()
+    assert gap > 0.2

@@ -57,11 +57,11 @@ class Node2Vec(nn.Module):
         far = (centre * self.embedding(strangers)).sum(-1)
         return -F.logsigmoid(near).mean() - F.logsigmoid(-far).mean()
 
-    def fit(self, *, epochs: int = 5, rate: float = 0.02, batch_size: int = 4096, seed: int = 0) -> Node2Vec:
+    def fit(self, *, epochs: int = 5, rate: float = 0.02, batch_size: int = 512, seed: int = 0) -> Node2Vec:
         """Train by Adam; walks are drawn anew each epoch.
 
         Args:
-            batch_size: windows an update.
+            batch_size: windows an update; with many, a small graph gets too few updates to learn anything.
         """
         draw = torch.Generator().manual_seed(seed)
         optimiser = torch.optim.Adam(self.parameters(), rate)
