@@ -21,7 +21,7 @@ def neighbourhoods(hidden: Tensor, edge_index: Tensor) -> Tensor:
     return hidden.index_add(0, edge_index[1], hidden[edge_index[0]])
 
 
-def link_loss(summed: Tensor, triplets: Tensor, temperature: float = 0.2) -> Tensor:
+def link_loss(summed: Tensor, triplets: Tensor, temperature: float = 1.0) -> Tensor:
     """The loss above, of embeddings [n, d] and triplets [m, 3] of v, a neighbour, and a node that is none."""
     unit = F.normalize(summed, dim=-1)
     here = unit[triplets[:, 0], None]
@@ -35,7 +35,7 @@ def pretrain(
     *,
     epochs: int = 100,
     rate: float = 0.01,
-    temperature: float = 0.2,
+    temperature: float = 1.0,
     seed: int = 0,
 ) -> nn.Module:
     """Train by Adam on :func:`link_loss` of edges and of pairs drawn at random; no labels are read; in eval mode after.
@@ -43,6 +43,7 @@ def pretrain(
     Args:
         model: called as ``model(x, edge_index)``, gives hidden features [n, d].
         data: x and edge_index, both directions of each edge; several graphs as one batch.
+        temperature: T; small ones (0.2) make every edge a class of its own, and nodes of a community less alike.
     """
     draw = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(model.parameters(), rate)
@@ -86,7 +87,7 @@ def tune(
     *,
     epochs: int = 100,
     rate: float = 0.02,
-    temperature: float = 0.2,
+    temperature: float = 1.0,
 ) -> Tensor:
     """[tasks, d] the prompt of each task, all tuned at once by Adam on their few examples.
 
