@@ -133,8 +133,8 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
 STUDY = Study(
     paper="phenomnn",
     claim="Steps down the energy never go up, reach its closed-form minimum, and with the star term off are APPNP on "
-    "the clique graph; where hyperedges are large (20 nodes) a network trained through them is more accurate than a GCN "
-    "on the clique graph and than HGNN by more than 0.01.",
+    "the clique graph; where hyperedges are large (20 nodes) a network trained through them is more accurate than a "
+    "GCN on the clique graph and than HGNN by more than 0.01.",
     null="Accuracies are alike, or the descent misses the minimum.",
     control="The same network with the clique term alone, without compatibility, and without hyperedges (a "
     "perceptron); equally many pairs of node and hyperedge at every size.",
