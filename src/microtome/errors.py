@@ -50,14 +50,21 @@ class Refusal(Exception):  # noqa: N818 - a value, not a fault: the instrument s
     """Raised inside an instrument that finds it does not apply; becomes a refused Finding, never a NaN."""
 
 
+def _close(name: str, known: list[str], count: int) -> list[str]:
+    """The closest names; what is far from ``name`` beside a name that is close to it is left out."""
+    found = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
+    likeness = [difflib.SequenceMatcher(None, name, other).ratio() for other in found]
+    return [other for other, like in zip(found, likeness, strict=True) if like > likeness[0] - 0.25]
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return ``"did you mean 'a' or 'b'?"`` for the known names closest to ``name``, or an empty string."""
     candidates = list(known)
-    matches = difflib.get_close_matches(name, candidates, n=count, cutoff=0.5)
+    matches = _close(name, candidates, count)
     if not matches:
         tail = name.rsplit("/", 1)[-1]
         by_tail = {c.rsplit("/", 1)[-1]: c for c in candidates}
-        matches = [by_tail[m] for m in difflib.get_close_matches(tail, list(by_tail), n=count, cutoff=0.5)]
+        matches = [by_tail[m] for m in _close(tail, list(by_tail), count)]
     if not matches:
         matches = [c for c in candidates if name and name in c][:count]
     return f"did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""
