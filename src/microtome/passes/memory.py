@@ -11,7 +11,7 @@ from microtome.subject import Subject
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 WORKING_SET = 192 << 20
 """Beyond this many bytes of activations a larger slice is no faster on any machine we measured."""
-MOST_ROWS = 512
+MOST_ROWS = 256
 
 
 def parse_bytes(text: str | int) -> int:
