@@ -149,6 +149,22 @@ def test_a_wrong_dtype_says_so():
     assert "the same dtype" in complaint("MT201", network().double(), cut(x, y))
 
 
+def test_a_convolution_of_another_dtype_says_so_too():
+    model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(4, 3))
+    x, y = rows()
+    assert "the same dtype" in complaint("MT201", model, [(x[:, None].double(), y)])
+
+
+def test_a_forward_that_raises_names_the_users_own_line():
+    class Raises(nn.Module):
+        def forward(self, x):
+            raise ValueError("no such mode\nand more")
+
+    x, y = rows()
+    text = complaint("MT201", Raises(), cut(x, y))
+    assert "ValueError: no such mode" in text and re.search(r"test_mistakes\.py:\d+\)", text)
+
+
 def test_wrong_bounds_say_what_the_inputs_span():
     x, y = rows()
     text = complaint("MT203", network(), cut(4 * x - 2, y), bounds=(0, 1))
@@ -161,6 +177,43 @@ def test_wrong_bounds_say_what_the_inputs_span():
 @pytest.mark.parametrize("data", [[], iter(()), DataLoader(TensorDataset(torch.zeros(0, 4), torch.zeros(0)))])
 def test_data_that_yields_nothing(data):
     assert "the data yields no batch" in complaint("MT209", network(), data)
+
+
+class _Torn(torch.utils.data.Dataset):
+    """One of its files is gone."""
+
+    def __len__(self):
+        return ROWS
+
+    def __getitem__(self, i):
+        if i == 21:
+            raise KeyError("21.png")
+        x, y = rows()
+        return x[i], y[i]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_raise_are_blamed_where_they_raise(workers):
+    text = complaint("MT522", network(), DataLoader(_Torn(), batch_size=8, num_workers=workers))
+    assert "the data raises KeyError: '21.png' (batch 2; " in text
+    assert re.search(r"test_mistakes\.py:\d+\)", text)
+
+
+def test_data_that_raise_later_leave_what_was_measured():
+    x, y = rows()
+
+    class Once:
+        reads = 0
+
+        def __iter__(self):
+            Once.reads += 1
+            if Once.reads > 3:
+                raise OSError("the disk went away")
+            return iter(cut(x, y))
+
+    exam = mt.examine(network(), Once(), only=["accuracy", "hessian_spectrum"], memory=1 << 12)
+    assert exam["accuracy"].status == "measured"
+    assert "MT522 the data raises OSError: the disk went away" in exam["hessian_spectrum"].reason
 
 
 def test_an_empty_first_batch():
@@ -331,6 +384,7 @@ def test_random_augmentation_comes_out_the_same_on_every_pass():
         ("MT121", "unknown task 'classify'", {"task": "classify", "only": "accuracy"}),
         ("MT128", "no amount of memory", {"memory": "lots", "only": "accuracy"}),
         ("MT123", "outputs is 'logits' or 'probs'", {"outputs": "softmax", "only": "accuracy"}),
+        ("MT523", "cannot be moved to the device 'gpu'", {"device": "gpu", "only": "accuracy"}),
         ("MT202", "fit no task 'language-modelling'", {"task": "language-modelling", "only": "accuracy"}),
     ],
 )

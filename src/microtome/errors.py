@@ -7,6 +7,9 @@ examined, 4 some instruments failed, 130 stopped but saved.
 from __future__ import annotations
 
 import difflib
+import os
+import re
+import traceback
 from collections.abc import Iterable
 
 
@@ -48,6 +51,34 @@ class MissingExtraError(MicrotomeError):
 
 class Refusal(Exception):  # noqa: N818 - a value, not a fault: the instrument says why it does not apply
     """Raised inside an instrument that finds it does not apply; becomes a refused Finding, never a NaN."""
+
+
+def place(error: BaseException) -> str:
+    """``nets.py:12``: the innermost line of the user's own code in an exception's traceback; empty without one.
+
+    Lines of microtome and of torch tell a user little, and are taken only where there are no others.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    here = os.path.dirname(os.path.abspath(__file__))
+    frames = [
+        (frame.filename, frame.lineno or 0)
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((here, "<frozen")) and "importlib" not in frame.filename
+    ]
+    # A worker process of a DataLoader sends its traceback as text.
+    frames += [(file, int(line)) for file, line in re.findall(r'File "([^"]+)", line (\d+)', str(error))]
+    torch = f"{os.sep}torch{os.sep}"
+    own = [frame for frame in frames if torch not in frame[0]] or frames
+    return f"{own[-1][0]}:{own[-1][1]}" if own else ""
+
+
+def told(error: BaseException) -> str:
+    """``KeyError: 'a'``: an exception in one line; that of a DataLoader's worker as it was raised there."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Caught ") and "worker" in lines[0]:
+        return lines[-1]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _close(name: str, known: list[str], count: int) -> list[str]:

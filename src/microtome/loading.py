@@ -15,7 +15,6 @@ import json
 import os
 import pkgutil
 import sys
-import traceback
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -35,7 +34,7 @@ from microtome.checkpoints import (
     read_weights,
 )
 from microtome.data.arrays import BATCH_SIZE, ArrayBatches, Replayed
-from microtome.errors import SubjectError, UsageError, nearest
+from microtome.errors import SubjectError, UsageError, nearest, place
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +118,7 @@ def _import(name: str, target: str, what: str, folder: Path) -> Any:
         raise UsageError(
             "MT107",
             f"importing '{name}' needs '{error.name}', which is not installed",
-            where=_where(error),
+            where=place(error),
             fix=f"install {error.name} beside microtome",
         ) from error
     except Exception as error:
@@ -130,22 +129,9 @@ def _failed_import(name: str, error: Exception) -> UsageError:
     return UsageError(
         "MT107",
         f"'{name}' fails to import: {type(error).__name__}: {error}",
-        where=_where(error),
+        where=place(error),
         fix=f"try `python -c 'import {name}'`",
     )
-
-
-def _where(error: BaseException) -> str:
-    """``file.py:12``, the innermost line of the user's own code."""
-    own = os.path.dirname(os.path.abspath(__file__))
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((own, "<frozen")) and "importlib" not in frame.filename
-    ]
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
 def _importable(name: str, folder: Path) -> list[str]:
@@ -265,7 +251,7 @@ def _call(function: Callable[..., Any], target: str) -> Any:
         raise SubjectError(
             "MT108",
             f"{target}() raised {type(error).__name__}: {error}",
-            where=_where(error),
+            where=place(error),
             fix="--debug shows the traceback",
         ) from error
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from microtome.batches import TARGET_KEYS, Batch, Layout, Signature, find_layout, with_site_index
-from microtome.errors import Refusal, SubjectError, UsageError, nearest
+from microtome.errors import MicrotomeError, Refusal, SubjectError, UsageError, nearest, place, told
 from microtome.signals.capture import (
     Call,
     first_tensor,
@@ -150,7 +150,7 @@ class Subject:
         self.source = dict(source or {})
         self.statements: tuple[str, ...] = ()
         if device is not None:
-            model.to(device)
+            _move(model, device)
         tensors = itertools.chain(model.parameters(), model.buffers())
         self.device = next((t.device for t in tensors), torch.device("cpu"))
         self.data, said = _repeatable(data)
@@ -333,10 +333,10 @@ class Subject:
 
         Raises:
             SubjectError: MT206 for NaN or infinite inputs, MT205 for labels out of range, MT201 for a batch
-                that cannot be read.
+                that cannot be read, MT522 for data that raise.
         """
         start = 0
-        for index, raw in enumerate(self.data):
+        for index, raw in enumerate(_reading(self.data)):
             batch = self._read(raw, start, self.device, index)
             check_finite(batch, index)
             if batch.targets is not None and self.task.categorical:
@@ -368,7 +368,7 @@ class Subject:
             count = len(sampler)  # type: ignore[arg-type]
             return count // size * size if getattr(loader, "drop_last", False) else count
         cpu = torch.device("cpu")
-        return sum(len(self._read(raw, 0, cpu, index)) for index, raw in enumerate(self.data))
+        return sum(len(self._read(raw, 0, cpu, index)) for index, raw in enumerate(_reading(self.data)))
 
     # -- the probe -------------------------------------------------------------------------------
 
@@ -817,15 +817,59 @@ def forward_error(error: Exception, batch: Batch, entered: Sequence[str]) -> Sub
     last = next((f"'{name}'" for name in reversed(entered) if name), "the model itself")
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     fix = "check that the data is what this network was trained on"
-    if "dtype" in text or "data type" in text:
+    if "dtype" in text or "data type" in text or text.startswith("Input type ("):
         fix = "give the network and its inputs the same dtype"
-    return SubjectError(
-        "MT201", f"the forward fails in {last}: {text}", where=f"inputs {', '.join(shapes)}", fix=fix
-    )
+    raised = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "  # torch's own say enough
+    line = place(error)
+    where = f"inputs {', '.join(shapes)}" + (f"; {line}" if line else "")
+    return SubjectError("MT201", f"the forward fails in {last}: {raised}{text}", where=where, fix=fix)
+
+
+def _move(model: nn.Module, device: str | torch.device) -> None:
+    """Put the network on a device.
+
+    Raises:
+        UsageError: MT523 when there is no such device, or it cannot be used.
+    """
+    try:
+        model.to(torch.device(device))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise UsageError(
+            "MT523",
+            f"the network cannot be moved to the device '{device}': {told(error)}",
+            fix="microtome doctor lists the devices; cpu is always there (--device cpu)",
+        ) from error
+
+
+def _reading(data: Iterable[Any]) -> Iterator[Any]:
+    """The batches; what the user's own loader raises is told as its own.
+
+    Raises:
+        SubjectError: MT522.
+    """
+    index = 0
+    try:
+        for raw in data:
+            yield raw
+            index += 1
+    except MicrotomeError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        line = place(error)
+        raise SubjectError(
+            "MT522",
+            f"the data raises {told(error)}",
+            where=f"batch {index}" + (f"; {line}" if line else ""),
+            fix="mend the loader, or leave these examples out; --debug shows the traceback",
+        ) from error
 
 
 def _first(data: Iterable[Any]) -> Any:
-    for raw in data:
+    for raw in _reading(data):
         return raw
     raise SubjectError(
         "MT209",
@@ -891,7 +935,7 @@ def _repeatable(data: Any) -> tuple[Iterable[Any], tuple[str, ...]]:
         if isinstance(data.sampler, RandomSampler) and not data.sampler.replacement:
             return _Ordered(data, None), ("the loader shuffles: read in the data set's own order instead",)
     if isinstance(data, Iterator):
-        return list(data), ("the data is a one-time iterator: its batches are kept in memory",)
+        return list(_reading(data)), ("the data is a one-time iterator: its batches are kept in memory",)
     return data, ()
 
 
