@@ -300,6 +300,53 @@ def test_outputs_without_an_answer():
     assert "holds no floating-point tensor" in complaint("MT208", Silent(), cut(x, y))
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda z: z.argmax(1), "returns int64 numbers"),
+        (lambda z: z.to(torch.cfloat), "returns complex64 numbers"),
+        (lambda z: z.square().mean(), "returns a single number"),
+    ],
+)
+def test_answers_that_are_no_rows_of_real_numbers(answer, words):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return answer(x)
+
+    x, y = rows()
+    assert words in complaint("MT208", Odd(), cut(x, y))
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [(["a"] * ROWS, "a list of str"), ({"boxes": torch.zeros(ROWS)}, "with the keys boxes")],
+)
+def test_targets_that_are_no_numbers_at_all(targets, words):
+    assert words in complaint("MT201", network(), [(rows()[0], targets)])
+
+
+def test_targets_in_a_dictionary_are_found_or_named():
+    x, y = rows()
+    data = [(a, {"weight": torch.ones(len(b)), "kind": b, "labels": b * 0}) for a, b in cut(x, y)]
+    expected = mt.examine(network(), cut(x, y), only="accuracy")["accuracy"]
+    assert mt.examine(network(), data, only="accuracy", target="kind")["accuracy"].same_measurement(expected)
+    assert "targets 'labels'" in said(network(), data)
+
+
+def test_parameters_without_numbers():
+    x, y = rows()
+    lazy = nn.Sequential(nn.LazyLinear(3))
+    assert "'0.weight' holds no numbers yet: it is lazy" in complaint("MT524", lazy, cut(x, y))
+    assert "load the weights" in complaint("MT524", network().to("meta"), cut(x, y))
+
+
+def test_a_graph_of_several_kinds():
+    geometric = pytest.importorskip("torch_geometric", reason="an optional dependency brings such graphs")
+    data = geometric.data.HeteroData()
+    data["author"].x, data["paper"].x = torch.zeros(2, 4), torch.zeros(3, 4)
+    assert "several kinds of nodes (author, paper)" in complaint("MT201", network(), [data])
+
+
 def test_no_model_and_no_data():
     x, y = rows()
     assert "needs an nn.Module, got a str" in complaint("MT123", "resnet18", cut(x, y))

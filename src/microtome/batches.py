@@ -283,13 +283,15 @@ class Layout:
             args, targets = (raw,), None
         else:
             *inputs, targets = raw
+            if self.target_key is not None:
+                targets = targets[self.target_key]
             value = inputs[0] if len(inputs) == 1 else tuple(inputs)
             if self.input_keys:
                 kwargs = {k: value[k] for k in self.input_keys}
             else:
                 args = tuple(value) if self.unpack else (value,)
         if targets is not None and not isinstance(targets, Tensor):
-            targets = torch.as_tensor(targets)
+            targets = _target_tensor(targets)
         if self.target_argument is not None:
             kwargs = {**kwargs, self.target_argument: targets}
         batch = Batch(args, kwargs, targets, torch.zeros(0, dtype=torch.long), ())
@@ -368,6 +370,25 @@ def _as_tensor(leaf: Any) -> Any:
     return torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
+def _target_tensor(targets: Any) -> Tensor:
+    """Targets as numbers.
+
+    Raises:
+        SubjectError: MT201.
+    """
+    try:
+        return torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError) as error:
+        held = type(targets).__name__
+        if isinstance(targets, (list, tuple)) and targets:
+            held += f" of {type(targets[0]).__name__}"
+        raise SubjectError(
+            "MT201",
+            f"the targets of a batch are a {held}, not numbers",
+            fix="let the loader give them as a tensor: class numbers, or values",
+        ) from error
+
+
 def _count(leaves: Sequence[Any], targets: Tensor | None) -> int:
     if targets is not None and targets.dim() > 0:
         return int(targets.shape[0])
@@ -395,6 +416,12 @@ def find_layout(
         SubjectError: MT201 when batch and signature cannot be matched.
     """
     signature = Signature.of(model)
+    if hasattr(raw, "node_types") and hasattr(raw, "edge_types"):
+        raise SubjectError(
+            "MT201",
+            f"a batch is a graph with several kinds of nodes ({', '.join(map(str, raw.node_types))}) or edges",
+            fix="wrap the network in a module that is given one kind's features as a tensor and holds the rest",
+        )
     if is_graph(raw):
         layout = _graph_layout(raw, signature.names, target)
     elif isinstance(raw, Mapping) or hasattr(raw, "keys"):
@@ -417,7 +444,7 @@ def find_layout(
     elif isinstance(raw, Tensor):
         layout = Layout("tensor", statement="batches are bare tensors: no targets")
     elif isinstance(raw, (tuple, list)) and len(raw) >= 2:
-        layout = _pair_layout(raw, signature)
+        layout = _pair_layout(raw, signature, target)
     elif isinstance(raw, (tuple, list)) and len(raw) == 1 and isinstance(raw[0], Tensor):
         raise SubjectError(
             "MT201", "batches are one-element tuples", fix="yield the tensor itself, or (x, y)"
@@ -436,8 +463,19 @@ def with_site_index(layout: Layout, raw: Any) -> Layout:
     return replace(layout, site_index=_real_leaves(layout.read(raw, 0, torch.device("cpu"))))
 
 
-def _pair_layout(raw: Sequence[Any], signature: Signature) -> Layout:
+def _pair_layout(raw: Sequence[Any], signature: Signature, target: str | None) -> Layout:
     *inputs, targets = raw
+    target_key, named = None, "targets"
+    if isinstance(targets, Mapping):
+        keys = list(targets)
+        target_key = target or next((k for k in TARGET_KEYS if k in keys), None)
+        if target_key is None or target_key not in keys:
+            raise SubjectError(
+                "MT201",
+                f"targets come as a dictionary with the keys {', '.join(map(str, keys))}",
+                fix="name the one to answer: target='...' (--target)",
+            )
+        named = f"targets '{target_key}'"
     if isinstance(targets, (bool, int, float, str)) or (isinstance(targets, Tensor) and targets.dim() == 0):
         raise SubjectError(
             "MT201",
@@ -449,11 +487,12 @@ def _pair_layout(raw: Sequence[Any], signature: Signature) -> Layout:
     if isinstance(first, Mapping) and signature.many:
         keys = signature.takes(list(first))
         if keys:
-            words = f"batches are ({{inputs {', '.join(sorted(keys))}}}, targets)"
-            return Layout("pair", keys, statement=words)
+            words = f"batches are ({{inputs {', '.join(sorted(keys))}}}, {named})"
+            return Layout("pair", keys, target_key, statement=words)
     spread = isinstance(first, (tuple, list)) and signature.many
     count = len(first) if spread else 1
-    return Layout("pair", unpack=spread, statement=f"batches are ({count} input{'s' * (count > 1)}, targets)")
+    words = f"batches are ({count} input{'s' * (count > 1)}, {named})"
+    return Layout("pair", target_key=target_key, unpack=spread, statement=words)
 
 
 def _real_leaves(batch: Batch) -> tuple[int, ...]:

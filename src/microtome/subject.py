@@ -121,8 +121,8 @@ class Subject:
         source: where it came from (import path, files), so that a run can be repeated.
 
     Raises:
-        SubjectError: MT2xx, naming what does not fit and what to do.
-        UsageError: MT515 to MT517, a tokenizer that cannot be read.
+        SubjectError: MT2xx, MT522 and MT524, naming what does not fit and what to do.
+        UsageError: MT523, no such device; MT515 to MT517, a tokenizer that cannot be read.
     """
 
     def __init__(
@@ -149,6 +149,7 @@ class Subject:
         self.name = name or type(model).__name__
         self.source = dict(source or {})
         self.statements: tuple[str, ...] = ()
+        _check_values(model)
         if device is not None:
             _move(model, device)
         tensors = itertools.chain(model.parameters(), model.buffers())
@@ -841,6 +842,23 @@ def _move(model: nn.Module, device: str | torch.device) -> None:
             f"the network cannot be moved to the device '{device}': {told(error)}",
             fix="microtome doctor lists the devices; cpu is always there (--device cpu)",
         ) from error
+
+
+def _check_values(model: nn.Module) -> None:
+    """Refuse a network some of whose parameters hold no numbers yet.
+
+    Raises:
+        SubjectError: MT524.
+    """
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    for name, tensor in named:
+        lazy = nn.parameter.is_lazy(tensor)
+        if lazy or tensor.is_meta:
+            raise SubjectError(
+                "MT524",
+                f"'{name}' holds no numbers yet: it is {'lazy' if lazy else 'on the meta device'}",
+                fix="run one batch through the network first" if lazy else "load the weights first",
+            )
 
 
 def _reading(data: Iterable[Any]) -> Iterator[Any]:

@@ -41,7 +41,14 @@ def primary_output(output: Any) -> Tensor:
         SubjectError: MT208 when there is none.
     """
     if isinstance(output, Tensor):
-        return output
+        if output.is_floating_point() and output.dim():
+            return output
+        held = f"{str(output.dtype).replace('torch.', '')} numbers" if output.dim() else "a single number"
+        raise SubjectError(
+            "MT208",
+            f"the model returns {held}, and answers are real numbers, one row an example",
+            fix="wrap it in a module that returns its logits",
+        )
     logits = getattr(output, "logits", None)
     if isinstance(logits, Tensor):
         return logits
