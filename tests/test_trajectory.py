@@ -15,7 +15,7 @@ from microtome.figures import figure_rows, problems
 from microtome.nn.digits_cnn import DigitsCNN
 from microtome.population import Population, Recipe, Recorder, every, train
 from microtome.store import open_store
-from microtome.trajectory import checkpoints, examine_checkpoints
+from microtome.trajectory import checkpoints, examine_checkpoints, step_of
 
 ONLY = ("reliability/accuracy", "represent/feature_rank")
 
@@ -62,6 +62,41 @@ def test_files_named_by_step_are_checkpoints(tmp_path):
     found = checkpoints(tmp_path, network())
     assert [step for step, _ in found] == [0, 30, 200]
     assert float(found[2][1]()[1].bias.detach()[0]) == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("epoch_3_loss_0.53", 3),
+        ("epoch=2-step=400-val_loss=0.12", 400),
+        ("resnet18_20", 20),
+        ("model_10_0.5", 10),
+        ("checkpoint-500", 500),
+        ("ckpt7", 7),
+        ("step_200", 200),
+        ("best", None),
+        ("best_0.97", None),
+    ],
+)
+def test_the_step_is_no_loss_and_no_size(name, step):
+    assert step_of(name) == step
+
+
+def test_checkpoints_as_a_trainer_leaves_them(tmp_path):
+    """A folder a step, and beside them what is no checkpoint of the course."""
+    model = network()
+    for step in (500, 1000):
+        with torch.no_grad():
+            model[1].bias.fill_(step)
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        save_file(model.state_dict(), folder / "model.safetensors")
+        torch.save({}, folder / "optimizer.pt")
+    torch.save(model.state_dict(), tmp_path / "best.pt")
+    said: list[str] = []
+    found = checkpoints(tmp_path, network(), told=said.append)
+    assert [(step, float(load()[1].bias.detach()[0])) for step, load in found] == [(500, 500), (1000, 1000)]
+    assert said == ["left out, for no step is in the name: best.pt"]
 
 
 def test_the_command_examines_checkpoints(tmp_path, capsys):

@@ -19,16 +19,23 @@ from microtome.figures import line
 from microtome.finding import Examination, Finding, Quantity, Table
 from microtome.population import Population, Recording
 
+IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 def checkpoints(
-    folder: str | Path, model: torch.nn.Module, member: int = 0, *, trust: bool = False
+    folder: str | Path,
+    model: torch.nn.Module,
+    member: int = 0,
+    *,
+    trust: bool = False,
+    told: Callable[[str], None] = lambda said: None,
 ) -> list[tuple[int, Callable[[], torch.nn.Module]]]:
     """(step, how to load the network) of every checkpoint, by step.
 
     A folder that :class:`microtome.population.Recorder` wrote, or files of weights with the step in their names
-    (``step_200.safetensors``, ``epoch-3.pt``).
+    (``step_200.safetensors``, ``epoch-3.pt``, ``epoch_3_loss_0.53.pt``), or folders that hold one, as Hugging Face's
+    trainer writes them (``checkpoint-200/model.safetensors``). Others, such as ``best.pt``, are left out, and ``told``.
 
     Raises:
         UsageError: MT441 for a folder without checkpoints, MT442 for a member or a step that is not there or unclear.
@@ -40,22 +47,19 @@ def checkpoints(
         )
     if (where / "recording.json").is_file():
         return _recorded(where, model, member)
-    found: dict[int, Path] = {}
-    for path in sorted(where.iterdir()):
-        numbers = re.findall(r"\d+", path.stem)
-        if path.suffix not in SUFFIXES:
-            continue
-        if not numbers or int(numbers[-1]) in found:
-            raise UsageError(
-                "MT442",
-                "the step cannot be read off the name of a checkpoint",
-                where=str(path),
-                fix="name it step_200",
-            )
-        found[int(numbers[-1])] = path
+    found, unnumbered = _numbered(where)
+    if unnumbered and not found:
+        raise UsageError(
+            "MT442",
+            "the step cannot be read off the name of a checkpoint",
+            where=str(unnumbered[0]),
+            fix="name it step_200",
+        )
     if not found:
-        fix = f"files named step_200.safetensors; read are {', '.join(SUFFIXES)}"
+        fix = f"files named step_200.safetensors, or folders named so; read are {', '.join(SUFFIXES)}"
         raise UsageError("MT441", "the folder holds no checkpoints", where=str(where), fix=fix)
+    if unnumbered:
+        told(f"left out, for no step is in the name: {', '.join(path.name for path in unnumbered)}")
 
     def loader(path: Path) -> Callable[[], torch.nn.Module]:
         def load() -> torch.nn.Module:
@@ -66,6 +70,43 @@ def checkpoints(
         return load
 
     return [(step, loader(path)) for step, path in sorted(found.items())]
+
+
+def _numbered(where: Path) -> tuple[dict[int, Path], list[Path]]:
+    """Checkpoints by step, and those without one in the name.
+
+    Raises:
+        UsageError: MT442, two of the same step.
+    """
+    found: dict[int, Path] = {}
+    unnumbered: list[Path] = []
+    for path in sorted(where.iterdir()):
+        inside = next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
+        if inside is None and (path.suffix not in SUFFIXES or not path.is_file()):
+            continue
+        step = step_of(path.name if inside else path.stem)
+        if step is None:
+            unnumbered.append(path)
+        elif step in found:
+            raise UsageError(
+                "MT442",
+                f"the step cannot be read off the name of a checkpoint: {found[step].name} has it too",
+                where=str(path),
+                fix="name it step_200, and keep those of another run in a folder of their own",
+            )
+        else:
+            found[step] = inside or path
+    return found, unnumbered
+
+
+def step_of(name: str) -> int | None:
+    """200 of ``epoch1-step_200``, 3 of ``epoch_3_loss_0.53``, 20 of ``resnet18-20``; None without a whole number."""
+    for word in (r"step|iter(?:ation)?|checkpoint|ckpt", "epoch"):
+        after = re.findall(rf"(?:{word})s?[^0-9a-z]{{0,2}}(\d+)(?!\d|\.\d)", name, re.IGNORECASE)
+        if after:
+            return int(after[-1])
+    numbers = re.findall(r"(?<![\d.])\d+(?!\d|\.\d)", name)  # a loss is no step
+    return int(numbers[-1]) if numbers else None
 
 
 def _recorded(
@@ -115,7 +156,7 @@ def examine_checkpoints(
     steps: list[int] = []
     exams: list[Examination] = []
     stopped = False
-    for step, load in checkpoints(folder, model, member, trust=trust):
+    for step, load in checkpoints(folder, model, member, trust=trust, told=told):
         told(f"checkpoint {step}")
         try:
             subject = as_subject(load(), data, dict(subject_options or {}))
