@@ -144,7 +144,7 @@ def test_a_folder_can_be_named(folder: Path, tmp_path_factory: pytest.TempPathFa
             ("no attribute 'biuld'", "specimen_nets.py", "did you mean 'build'"),
         ),
         ("specimen_nets", "MT101", ("names a module", "specimen_nets:NAME")),
-        ("specimen_nets.py:build", "MT101", ("is a file", "specimen_nets:build --path .")),
+        ("specimen_nets.py:build", "MT101", ("is a file", "write specimen_nets:build")),
         ("what is this", "MT101", ("neither a file nor pkg.module:attr",)),
         ("absent.pt2", "MT100", ("does not exist",)),
         ("absent.safetensors", "MT100", ("does not exist",)),
@@ -426,3 +426,13 @@ def test_usage_errors_leave_with_two(folder: Path) -> None:
     with pytest.raises(UsageError) as caught:
         load_model("specimen_net:build")
     assert caught.value.exit_status == 2
+
+
+def test_a_file_inside_a_package_is_named_by_the_package(tmp_path):
+    (tmp_path / "src" / "mine" / "deep").mkdir(parents=True)
+    for folder in ("mine", "mine/deep"):
+        (tmp_path / "src" / folder / "__init__.py").touch()
+    with pytest.raises(UsageError, match=r"write mine\.deep\.nets:build --path src$"):
+        load_model("src/mine/deep/nets.py:build", search_path=tmp_path)
+    with pytest.raises(UsageError, match=r"write nets:NAME --path other$"):
+        load_model("other/nets.py", search_path=tmp_path)

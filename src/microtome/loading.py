@@ -63,12 +63,11 @@ def import_target(target: str, *, what: str, search_path: str | Path | None = No
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     if module_name.endswith(".py") or "/" in module_name or os.sep in module_name:
-        file = Path(module_name)
         raise UsageError(
             "MT101",
             f"'{module_name}' is a file, and {what} is named by its module",
             where=str(folder),
-            fix=f"{file.stem}:{attribute or 'NAME'} --path {file.parent}",
+            fix=_dotted(Path(module_name), attribute or "NAME", folder),
         )
     module = _import(module_name, target, what, folder)
     if not attribute:
@@ -91,6 +90,14 @@ def import_target(target: str, *, what: str, search_path: str | Path | None = No
                 fix=nearest(part, known) or f"it has {_some(known)}",
             ) from None
     return value
+
+
+def _dotted(file: Path, attribute: str, folder: Path) -> str:
+    """How to name what is in a file: by its package if it is in one, else from its own folder."""
+    parts, parent = [file.stem], file.parent
+    while parent.name and (folder / parent / "__init__.py").is_file():
+        parts, parent = [parent.name, *parts], parent.parent
+    return f"write {'.'.join(parts)}:{attribute}" + (f" --path {parent}" if parent != Path() else "")
 
 
 def _import(name: str, target: str, what: str, folder: Path) -> Any:
