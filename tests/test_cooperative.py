@@ -6,7 +6,9 @@ import pytest
 import torch
 
 pytest.importorskip("torch_geometric")
+from microtome.data.long_chains import long_chains
 from microtome.data.root_neighbours import root_neighbours
+from microtome.errors import UsageError
 from microtome.nn.cooperative import CooperativeConv
 
 
@@ -70,3 +72,18 @@ def test_the_slope_by_an_edge_where_none_is_kept_is_no_steeper_than_elsewhere():
     kept = torch.zeros(2, requires_grad=True)
     layer.mean(x, edge_index, kept).sum().backward()
     assert kept.grad.tolist() == [3.0, 7.0]  # what each would bring
+
+
+def test_chains_ask_at_one_end_for_the_letter_of_the_other():
+    import networkx as nx
+
+    for chain in long_chains(5, 4, letters=3, leaves=2, seed=2):
+        first, last = chain.x[:, 3:].T
+        assert first.nonzero().tolist() == [[0]] and last.nonzero().tolist() == [[4]]
+        assert chain.root.nonzero().tolist() == [[4]] and int(chain.x[0, :3].argmax()) == int(chain.target)
+        assert (chain.x[:, :3].sum(1) == 1).all() and chain.num_nodes == 5 + 3 * 2
+        graph = nx.Graph(chain.edge_index.T.tolist())
+        assert nx.is_tree(graph) and nx.shortest_path_length(graph, 0, 4) == 4
+        assert sorted(dict(graph.degree).values()) == [1] * 8 + [4] * 3
+    with pytest.raises(UsageError, match="MT513"):
+        long_chains(1, 0)

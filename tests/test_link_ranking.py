@@ -233,6 +233,23 @@ def test_candidates_and_counts_are_those_of_a_direct_loop():
                 assert scores.get((head, *body), 0.0) == pytest.approx(borne / max(total, 1))
 
 
+def test_rules_are_counted_alike_however_many_at_once(monkeypatch):
+    graph = _graph()
+    n, e = len(graph.relations), len(graph.entities)
+    candidates = mining.chains(graph.train, e, n, 3)[::40]
+    whole = mining.mine_by_confidence(graph.train, e, n, candidates)
+    monkeypatch.setattr(mining, "_ROWS", 7 * e)
+    cut = mining.mine_by_confidence(graph.train, e, n, candidates)
+    assert cut.rules() == whole.rules() and torch.equal(cut.score, whole.score)
+    step = {r: {(h, t) for h, k, t in graph.train.tolist() if k == r} for r in range(n)}
+    for rule, score in [*zip(whole.rules(), whole.score.tolist(), strict=True)][::10]:
+        pairs = step[rule.body[0]]
+        for b in rule.body[1:]:
+            pairs = {(x, y) for x, z in pairs for w, y in step[b] if w == z}
+        total = sum(x in {h for h, _ in step[rule.head]} for x, _ in pairs)
+        assert score == pytest.approx(len(pairs & step[rule.head]) / max(total, 1))
+
+
 def test_maps_that_compose_give_the_planted_rule_first():
     generator = torch.Generator().manual_seed(0)
     a, b, c = torch.randn(3, 4, 4, generator=generator)

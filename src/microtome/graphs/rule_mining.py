@@ -9,7 +9,7 @@ often the body's ends are joined by the head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from microtome.data.knowledge_graphs import Rule
 from microtome.errors import UsageError
+
+_ROWS = 1_000_000
+"""Rows, an entity and a body each, whose pairs are held at once."""
 
 
 class MinedRules(NamedTuple):
@@ -115,6 +118,26 @@ def mine_by_embedding(
     return MinedRules(head[order], body[order], score[order])
 
 
+def _joined(matrices: list[Any], bodies: np.ndarray) -> Any:
+    """Sparse 0/1 [bodies * entities, entities]: the pairs each body joins, however many ways; a product a relation."""
+    from scipy.sparse import vstack
+
+    entities = matrices[0].shape[0]
+    if bodies.shape[1] == 1:
+        return vstack([matrices[b] for b in bodies[:, 0]], format="csr")
+    before, place = np.unique(bodies[:, :-1], axis=0, return_inverse=True)
+    stacked, every = _joined(matrices, before), np.arange(entities)
+    order = np.argsort(bodies[:, -1], kind="stable")
+    found = []
+    for last in np.unique(bodies[:, -1]):
+        own = place.reshape(-1)[order][bodies[order, -1] == last]
+        product = stacked[(own[:, None] * entities + every).ravel()] @ matrices[last]
+        product.data[:] = 1
+        found.append(product)
+    made = vstack(found, format="csr")
+    return made[(np.argsort(order)[:, None] * entities + every).ravel()]
+
+
 def mine_by_confidence(
     facts: Tensor,
     entities: int,
@@ -134,22 +157,36 @@ def mine_by_confidence(
             completeness", AMIE), for their fact may only be unknown.
         support: pairs that bear a rule out, at least; rules with fewer are left out.
     """
+    from scipy.sparse import csr_array
+
     matrices = incidence(facts, entities, relations)
-    known = [m.sum(1) > 0 for m in matrices[:relations]]
     bodies, place = np.unique(candidates[:, 1:].numpy(), axis=0, return_inverse=True)
-    place = place.reshape(-1)
+    order = np.argsort(bodies[:, -1], kind="stable")  # bodies with one end share a product
+    bodies, place = bodies[order], np.argsort(order)[place.reshape(-1)]
     heads = candidates[:, 0].numpy()
+    h, r, t = facts.T.numpy()
+    pairs, column = np.unique(h * entities + t, return_inverse=True)
+    said = csr_array((np.ones(len(r)), (column.reshape(-1), r)), shape=(len(pairs), relations))
+    said.data[:] = 1  # repeated facts count once
+    known = np.zeros((entities, relations))
+    known[h, r] = 1
     score, count = np.zeros(len(heads)), np.zeros(len(heads))
-    for i, body in enumerate(bodies):
-        pairs = matrices[body[0]]
-        for step in body[1:]:
-            pairs = pairs @ matrices[step]
-        pairs.data[:] = 1  # a pair counts once, however many ways join it
-        per_start = pairs.sum(1)
-        for j in np.flatnonzero(place == i):
-            borne = pairs.multiply(matrices[heads[j]]).sum()
-            against = per_start[known[heads[j]]].sum() if partial else per_start.sum()
-            score[j], count[j] = borne / max(against, 1), borne
+    some = max(_ROWS // entities, 1)
+    for start in range(0, len(bodies), some):
+        joined = _joined(matrices, bodies[start : start + some]).tocoo()
+        body, x = np.divmod(joined.row.astype(np.int64), entities)
+        own = np.flatnonzero((place >= start) & (place < start + some))
+        rows = min(some, len(bodies) - start)
+        key = x * entities + joined.col
+        where = np.searchsorted(pairs, key).clip(max=len(pairs) - 1)
+        fact = pairs[where] == key
+        shape = (rows, len(pairs))
+        borne = csr_array((np.ones(fact.sum()), (body[fact], where[fact])), shape=shape) @ said
+        starts = csr_array((np.ones(len(x)), (body, x)), shape=(rows, entities))
+        against = starts @ (known if partial else np.ones_like(known))
+        at = place[own] - start, heads[own]
+        count[own] = borne.toarray()[at]
+        score[own] = count[own] / np.maximum(against[at], 1)
     kept = np.flatnonzero(count >= support)
     order = kept[np.lexsort((-count[kept], -score[kept]))]
     chosen = torch.from_numpy(order)

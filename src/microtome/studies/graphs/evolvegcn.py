@@ -190,4 +190,10 @@ STUDY = Study(
     example="import torch\nfrom microtome.data.drifting_blocks import drifting_blocks\n"
     "from microtome.nn.evolvegcn import EvolveGCN\ndata = drifting_blocks(churn=1.0)\n"
     "print(EvolveGCN(8, 16, 4, version='H')(data.x, data.edge_index, data.batch).shape)",
+    relates={
+        "graphsage": "answers for nodes it never saw, by weights that stay; where what a class looks like turns, a GCN "
+        "of fixed weights is 0.28 less accurate than one whose weights evolve",
+        "long-short-term-heterogeneous-social": "says that machinery for changing graphs can be spared; here training "
+        "anew is 0.24 more accurate than weights that evolve, but on labels of later times",
+    },
 )

@@ -180,4 +180,11 @@ STUDY = Study(
     "data = planted()\nmodel = LightGCL(data.users, data.items, data.train)\n"
     "fit_facts(model, data.facts(), loss=lambda m, user, _, item: m.ranking_loss(user, item, weight=0.001), epochs=9)\n"
     "print(recommended(model.scores, data).recall.mean())",
+    relates={
+        "gte-topological-closeness": "says that scores without learning compete; the truncated SVD alone recalls 0.033 "
+        "less than LightGCN with a contrast",
+        "sgc": "LightGCN is its propagation without nonlinearities, over users and items",
+        "local-augmentation": "another view of the same graph; a view through the SVD gains 0.001 of recall over none, "
+        "edges left out 0.003",
+    },
 )

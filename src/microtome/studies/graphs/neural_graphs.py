@@ -303,4 +303,10 @@ STUDY = Study(
     "vector = nn.utils.parameters_to_vector(network.parameters())\n"
     "batch = Batch.from_data_list([neural_graph(network, inputs=4).data(vector)])\n"
     "print(NeuralGraphNetwork(10, places=7)(batch).shape)",
+    relates={
+        "dr-frankenstein-stitching": "asks how neurons of two networks match; here their order is not found but made "
+        "not to matter, which tells 0.69 of the digits of shuffled networks (a list of weights in order 0.91)",
+        "symmetry-aware-bnn-posteriors": "the same shuffles of neurons, which it undoes by sorting",
+        "debugcn": "reads networks as graphs as well, to find backdoors",
+    },
 )

@@ -203,4 +203,12 @@ STUDY = Study(
     "from microtome.learn.forwardgnn import ForwardNetwork, fit_forward\n"
     "graph = stochastic_blocks(500, 4, features=32)\n"
     "print(fit_forward(ForwardNetwork(GCNConv, [32, 64, 64], 4, rule='single'), graph, epochs=40))",
+    relates={
+        "dfa-scales": "both train graph networks without errors that go back through the layers; losses of the layers' "
+        "own are 0.073 of accuracy below backpropagation on blocks, 0.011 on Cora",
+        "collaborative-forward-forward": "says that layers which learn alone do not work together; given the layer "
+        "above as an input they are 0.016 above backpropagation on blocks, alone 0.073 below",
+        "momentum-auxiliary-network": "saves memory by local losses as well; what is kept for gradients is the same at "
+        "depth 8 as at depth 2, with backpropagation 6.2 times as much",
+    },
 )
