@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from microtome.interpret import capture
-from microtome.interpret.cost import backward_flops, costs, operation_nodes, total
+from microtome.interpret.cost import backward_flops, costs, costs_of, operation_nodes, shapes_only, total
 from microtome.interpret.latency import latencies
 
 
@@ -100,3 +100,25 @@ def test_latencies_are_of_every_operation(name: str) -> None:
     taken = latencies(graph, graph.bind(args), repeats=2)
     assert {cost.node for cost in costs(graph, args)} == set(operation_nodes(graph)) <= set(taken)
     assert all(0 < seconds < 1 for seconds in taken.values())
+
+
+class Positions(nn.Module):
+    """Makes numbers on a device it names itself, as networks with position ids do."""
+
+    def __init__(self, counted: bool) -> None:
+        super().__init__()
+        self.counted, self.conv, self.places = counted, nn.Conv2d(1, 2, 3), nn.Embedding(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.conv(x).flatten(2)
+        z = z + self.places(torch.arange(z.shape[2], device=x.device)).T
+        return z[:, :, torch.ones(16).nonzero()[:, 0]] if self.counted else z
+
+
+@pytest.mark.parametrize("counted", [False, True])  # how many there are is known from numbers alone, or not
+def test_shapes_alone_suffice_where_a_program_names_its_device(counted: bool) -> None:
+    x = torch.rand(2, 1, 6, 6)
+    graph = capture(Positions(counted).eval(), (x,))
+    known = [cost.field for cost in costs_of(graph, shapes_only(graph)) if cost.field is not None]
+    assert known[0][0].size == 3
+    assert total(costs_of(graph, shapes_only(graph))).flops == 2 * 2 * 9 * 16 * 2

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from microtome.interpret.graph import Graph, Node, substitute
 from microtome.interpret.interpreter import Domain, forward, rule
@@ -205,14 +206,36 @@ def shapes_only(graph: Graph, batch: int = 2) -> dict[Node, Any]:
     }
 
 
+class _Placed(TorchFunctionMode):
+    """What a program makes on the device it was captured on is made where its inputs are."""
+
+    def __init__(self, place: torch.device) -> None:
+        super().__init__()
+        self.place = place
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if named.get("device") is not None:
+            named["device"] = self.place
+        return func(*args, **named)
+
+
+def _bare(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_meta
+
+
 def _values(graph: Graph, inputs: Mapping[Node, Any], meta: bool) -> Mapping[Node, Any]:
     def move(value: Any) -> Any:
         return value.to("meta") if meta and isinstance(value, Tensor) else value
 
     given = {node: move(value) for node, value in inputs.items()}
     held = {name: move(tensor) for name, tensor in graph.state.items()}
+    if not meta:  # shapes alone did not do: any numbers of these shapes
+        given = {n: torch.zeros_like(v, device="cpu") if _bare(v) else v for n, v in given.items()}
     place = next((t.device for t in given.values() if isinstance(t, Tensor)), torch.device("cpu"))
-    with torch.no_grad(), place:
+    with torch.no_grad(), place, _Placed(place):
         return forward(graph, given, keep="all", parameters=held).values
 
 

@@ -27,12 +27,15 @@ def bearable(drops: list[MomentsResult], fractions: tuple[float, ...], allowed: 
     return reached
 
 
+def taken(drop: MomentsResult) -> float:
+    """Mean of what was taken; nothing is 0, and not what rounding leaves of a mean of changes up and down."""
+    return round(float(drop.mean), 12)
+
+
 def mean_drop(drop: MomentsResult, unit: str) -> Quantity:
     """Mean of what pruning took, over the same rows before and after."""
-    low, high = normal(float(drop.mean), float(drop.standard_error))
-    return Quantity(
-        value=float(drop.mean), unit=unit, low=low, high=high, how="normal, paired", better="lower"
-    )
+    low, high = normal(taken(drop), float(drop.standard_error))
+    return Quantity(value=taken(drop), unit=unit, low=low, high=high, how="normal, paired", better="lower")
 
 
 def covered(

@@ -9,7 +9,7 @@ from microtome.figures import line
 from microtome.finding import Cell, Finding, Quantity, Table
 from microtome.folds import Collect, Moments, Sample
 from microtome.instrument import Asking, HasParameters, HasTargets, Instrument
-from microtome.instruments.compress._pruned import bearable, covered, mean_drop, rise
+from microtome.instruments.compress._pruned import bearable, covered, mean_drop, rise, taken
 from microtome.signals import correct, derive, loss, prediction_ids
 from microtome.signals.parameters import MagnitudePruned, RandomPruned
 from microtome.subject import Subject
@@ -82,8 +82,8 @@ class MagnitudePruning(Instrument):
                 name,
                 sum(weights[n].numel() for n in sets[name]),
                 reach[name],
-                *(float(small[name, f].mean) for f in fractions),
-                float(chance[name, self.control].mean),
+                *(taken(small[name, f]) for f in fractions),
+                taken(chance[name, self.control]),
             )
             for name in order
         )
@@ -91,7 +91,7 @@ class MagnitudePruning(Instrument):
         curves = {name: [small[name, f] for f in fractions] for name in drawn}
         curves[f"{ALL}, by chance"] = [chance[ALL, f] for f in fractions]
         points = [
-            {"fraction": f, word: float(drop.mean), "weights": name}
+            {"fraction": f, word: taken(drop), "weights": name}
             for name, curve in curves.items()
             for f, drop in zip(fractions, curve, strict=True)
         ]

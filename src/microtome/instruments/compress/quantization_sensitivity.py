@@ -9,7 +9,7 @@ from microtome.figures import line
 from microtome.finding import Cell, Finding, Quantity, Table
 from microtome.folds import Collect, Moments, Sample
 from microtome.instrument import Asking, HasParameters, HasTargets, Instrument
-from microtome.instruments.compress._pruned import bearable, covered, mean_drop, rise
+from microtome.instruments.compress._pruned import bearable, covered, mean_drop, rise, taken
 from microtome.signals import correct, derive, loss, prediction_ids
 from microtome.signals.parameters import Rounded
 from microtome.subject import Subject
@@ -82,12 +82,12 @@ class QuantizationSensitivity(Instrument):
                 name,
                 sum(weights[n].numel() for n in sets[name]),
                 fewest[name],
-                *(float(drops[name, b].mean) for b in tried),
+                *(taken(drops[name, b]) for b in tried),
             )
             for name in order
         )
         points = [
-            {"bits": b, word: float(drops[name, b].mean), "weights": name}
+            {"bits": b, word: taken(drops[name, b]), "weights": name}
             for name in [*order[:-1][:12], ALL]
             for b in tried
         ]
