@@ -11,6 +11,8 @@ import resource
 import subprocess
 import sys
 
+from benchmarks.models import FIRST
+
 
 def peak(name: str, count: int, only: list[str]) -> float:
     """MiB an examination adds to the resident set at its peak, in this process."""
@@ -35,17 +37,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*", default=["cnn", "resnet"])
     parser.add_argument("--rows", type=int, nargs="+", default=[512, 2048, 8192])
-    parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--only", action="append", help="instruments; else the first set")
     parser.add_argument("--here", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    only = arguments.only or list(FIRST)
     if arguments.here:
-        print(peak(arguments.networks[0], arguments.here, arguments.only))
+        print(peak(arguments.networks[0], arguments.here, only))
         return
     for name in arguments.networks:
         peaks = []
         for count in arguments.rows:
             command = [sys.executable, "-m", "benchmarks.memory", name, "--here", str(count)]
-            command += [word for pattern in arguments.only for word in ("--only", pattern)]
+            command += [word for pattern in only for word in ("--only", pattern)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             peaks.append(float(done.stdout.split()[-1]))
         listed = ", ".join(f"N={n}: {p:.0f} MiB" for n, p in zip(arguments.rows, peaks, strict=True))

@@ -12,6 +12,32 @@ from microtome.nn.digits_cnn import DigitsCNN
 
 STEPS = 20
 
+FIRST = (
+    "compress/cost",
+    "compress/magnitude_pruning",
+    "dynamics/gradient_noise",
+    "dynamics/hessian_spectrum",
+    "dynamics/loss_landscape",
+    "explain/input_gradient",
+    "explain/integrated_gradients",
+    "explain/smoothgrad",
+    "explain/xgrad_cam",
+    "reliability/accuracy",
+    "reliability/calibration",
+    "reliability/misclassification_likelihood_matrix",
+    "reliability/rics_one_pixel_translation",
+    "reliability/risk_coverage",
+    "represent/activation_statistics",
+    "represent/class_collapse",
+    "represent/feature_rank",
+    "represent/linear_cka",
+    "represent/linear_probes",
+    "represent/neural_codes_hash_encoders",
+    "represent/vci",
+    "security/adversarial_accuracy",
+)
+"""The first set of instruments, which figures are compared on."""
+
 
 class _Block(nn.Module):
     def __init__(self, inside: int, outside: int, stride: int) -> None:

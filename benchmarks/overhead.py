@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from benchmarks.models import build
+from benchmarks.models import FIRST, build
 from microtome.examination import configure
 from microtome.passes import Run
 from microtome.subject import Subject
@@ -222,11 +222,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--only", action="append", help="instruments; else the first set")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for name in arguments.networks:
-        turns, only = [], tuple(arguments.only)
+        turns, only = [], tuple(arguments.only or FIRST)
         if name == "cnn":
             examination(name, arguments.rows, only)  # warms up
         for _ in range(arguments.repeats if name == "cnn" else 1):
