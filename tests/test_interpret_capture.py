@@ -233,3 +233,20 @@ def test_graph_networks(kind: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(concrete(graph, (x, edges)).output, model(x, edges))
     assert coverage(graph, Intervals(), start=[graph.inputs[0]]).share == 1
+
+
+def test_an_operation_defined_after_a_capture_is_decomposed_too() -> None:
+    capture(nn.Linear(2, 2), (torch.zeros(3, 2),))
+    library = torch.library.Library("microtome_later", "DEF")
+    try:
+        library.define("twice(Tensor x) -> Tensor")
+        library.impl("twice", lambda x: x * 2, "CompositeImplicitAutograd")
+
+        class Twice(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.ops.microtome_later.twice(x)
+
+        graph = capture(Twice(), (torch.zeros(3, 2),))
+        assert [node.target for node in graph.nodes if node.kind == "operation"] == [torch.ops.aten.mul.Tensor]
+    finally:
+        library._destroy()

@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -122,17 +123,24 @@ def _export(
                     collection[leaf] = {size: torch.export.Dim.AUTO}
             shapes = collection.dynamic_shapes(model, args, kwargs)
         program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
-    table = torch.export.default_decompositions()
-    for operation in KEPT:
-        table.pop(operation, None)
+    table = dict(_decompositions(len(torch._C._dispatch_get_all_op_names())))
     table[aten.scaled_dot_product_attention.default] = attention
     try:
-        return program.run_decompositions(dict(table))
+        return program.run_decompositions(table)
     except (RuntimeError, ValueError) as error:
         if "view" not in str(error):
             raise
     table[aten.scaled_dot_product_attention.default] = attention_heads_last
     return program.run_decompositions(table)
+
+
+@lru_cache(maxsize=1)
+def _decompositions(operations: int) -> Mapping[Any, Any]:
+    """Torch's own, less what stays whole; gathered anew (a fifth of a capture) once there are further operations."""
+    table = torch.export.default_decompositions()
+    for operation in KEPT:
+        table.pop(operation, None)
+    return dict(table)
 
 
 @contextmanager
