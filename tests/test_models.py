@@ -297,3 +297,37 @@ def test_a_second_network_is_left_as_found_too():
     second.eval()
     with torch.no_grad():
         torch.testing.assert_close(found[1], second(torch.cat([x for x, _ in data])))
+
+
+def test_a_compiled_network_is_measured_as_it_was_written():
+    compiled = []
+
+    def backend(program, given):
+        compiled.append(program)
+        return program.forward
+
+    class Half(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.last = inner[:-1], inner[-1]
+            self.last.compile(backend=backend)
+
+        @torch.compile(backend=backend)
+        def first(self, x):
+            return self.inner(x)
+
+        def forward(self, x):
+            return self.last(self.first(x))
+
+    model, data = built(BY_NAME["float64"])
+    expected = mt.examine(model, data)
+    for given in (torch.compile(model, backend=backend), torch.nn.DataParallel(model)):
+        exam = mt.examine(given, data)
+        assert "what is inside is measured" in "; ".join(exam.subject["inferred"])
+        assert {f.instrument: f.status for f in exam} == {f.instrument: f.status for f in expected}
+        assert exam["accuracy"].same_measurement(expected["accuracy"])
+        assert exam["linear_cka"].same_measurement(expected["linear_cka"])
+    assert [layer.name for layer in Subject(Half(model), data).layers] == [
+        "inner.0", "inner.1", "inner.2", "inner.3", "last"
+    ]  # fmt: skip
+    assert not compiled

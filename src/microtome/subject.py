@@ -24,6 +24,7 @@ from microtome.signals.capture import (
     left_as_found,
     seed_random,
     to_eval,
+    unwrapped,
     watching,
 )
 from microtome.task import IGNORE, Task, check_kind, given_task, infer_task, primary_output
@@ -145,10 +146,13 @@ class Subject:
             raise UsageError("MT123", f"a subject needs an nn.Module, got a {type(model).__name__}")
         if outputs not in (None, "logits", "probs"):
             raise UsageError("MT123", f"outputs is 'logits' or 'probs', got {outputs!r}")
+        model, wrappers = unwrapped(model)
         self.model = model
         self.name = name or type(model).__name__
         self.source = dict(source or {})
         self.statements: tuple[str, ...] = ()
+        if wrappers:
+            self._say(f"the network is wrapped by {' and '.join(wrappers)}: what is inside is measured")
         _check_values(model)
         if device is not None:
             _move(model, device)

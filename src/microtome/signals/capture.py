@@ -7,9 +7,11 @@ calls by a torch-function mode, which works on any eager model and leaves nothin
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -326,7 +328,8 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
 
     Training flags, ``requires_grad``, ``.grad``, buffers, and the random state of torch, CUDA, numpy and
     Python. Parameters are never written (the engine runs the model functionally), so they need no copy. Inside,
-    no parameter asks for a gradient, so that autograd saves nothing for those that nobody differentiates by.
+    no parameter asks for a gradient, so that autograd saves nothing for those that nobody differentiates by, and
+    compiled parts run as they were written: compiled ones show no layers, and every new shape would compile anew.
     """
     training = {module: module.training for module in model.modules()}
     flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
@@ -343,7 +346,7 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
             if requires:
                 parameter.requires_grad_(False)
         # Whoever calls from within inference_mode would otherwise get tensors autograd cannot use.
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), _eager():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -359,6 +362,29 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
                 if buffer._version != version and not torch.equal(buffer, saved):
                     buffer.copy_(saved)
         restore_random(states)
+
+
+def _eager() -> contextlib.AbstractContextManager[Any]:
+    if (
+        "torch._dynamo.eval_frame" not in sys.modules
+    ):  # nothing was ever compiled, and importing it takes a second
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def unwrapped(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network inside what speeds it up or spreads it over devices, and the names of these wrappers."""
+    names: list[str] = []
+    while True:
+        kind = type(model)
+        if kind.__module__.startswith("torch._dynamo") and hasattr(model, "_orig_mod"):
+            inner = model._orig_mod
+        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        else:
+            return model, tuple(names)
+        names.append("torch.compile" if kind.__name__ == "OptimizedModule" else kind.__name__)
+        model = inner
 
 
 RandomStates = tuple[Tensor, Any, Any, list[Tensor] | None]
