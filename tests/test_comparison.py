@@ -152,6 +152,29 @@ def test_different_ground_is_said() -> None:
     assert same.comparable and same.ground == ()
 
 
+def test_the_same_examples_under_another_name_are_the_same_data() -> None:
+    rng = np.random.default_rng(0)
+    values, pictures = rng.normal(size=50), rng.integers(0, 255, (50, 4, 4, 1)).astype(np.uint8)
+
+    def shown(name: str, **changes: np.ndarray) -> Examination:
+        found = sampled(values + (name == "b"))
+        arrays = found.arrays | {"labels": np.arange(50) % 3, "thumbnails": pictures} | changes
+        made = Finding(headline="m", quantities=found.quantities, arrays=arrays)
+        return exam({"r/examples": made}, name, source={"data": f"d:{name}"})
+
+    made = compare(shown("a"), shown("b"))
+    assert made.comparable and "50 shared rows" in made.differences[0].method
+    others = (
+        {"labels": np.arange(50) % 2},
+        {"thumbnails": pictures[::-1]},
+        {"rows": np.arange(40, 90)},
+        {"rows": np.zeros(50, int)},
+        {"labels": np.arange(3)},
+    )
+    for other in others:
+        assert not compare(shown("a"), shown("b", **other)).comparable
+
+
 def test_a_difference_of_options_or_rows_is_marked() -> None:
     quantity = {"m": Quantity(value=1, low=0, high=2)}
     one = Finding(

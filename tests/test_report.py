@@ -31,7 +31,7 @@ from microtome.finding import (
 )
 from microtome.report import html as report_module
 from microtome.report import notebook_html, report_html, write_report
-from microtome.report.text import table_text, tool_error
+from microtome.report.text import number_text, table_text, tool_error
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"quoted\" \u2028"
 
@@ -478,3 +478,27 @@ def test_thinned_figures_keep_their_ends() -> None:
     figure = Figure(title="f", spec={"data": {"values": rows}, "mark": "point"})
     kept = figure_rows(report_module._thinner(figure, 10_000, 1_000).spec)
     assert (kept[0]["x"], kept[-1]["x"], len(kept)) == (0, 999, 100)
+
+
+def test_maps_from_blue_to_red_are_told_from_pictures() -> None:
+    """The page turns them on a dark ground, and a photograph must not become a negative."""
+    rng = np.random.default_rng(0)
+    maps, photograph = rng.normal(size=(8, 8)), rng.random((3, 8, 8))
+    made = {
+        "maps": figures.image_grid("Maps", [[photograph, maps, maps[None]]], diverging=True),
+        "plain": figures.image_grid("Plain", [[maps]], limits=(-1, 1)),
+    }
+    found = Finding(instrument="a/b", headline="x", quantities={"x": Quantity(value=1)}, figures=made)
+    page = Page(report_html(examination(findings={"a/b": found})))
+    assert [image.get("class", "") for image in page.all("img")] == ["", "signed", "signed", ""]
+    assert page.text().count("Blue is below 0, red above") == 1
+    figure_rows(made["maps"].spec)[1]["signed"] = EVIL
+    page = Page(report_html(examination(findings={"a/b": found})))
+    assert [image.get("class", "") for image in page.all("img")] == ["", "", "signed", ""]
+
+
+def test_long_numbers_are_grouped() -> None:
+    assert [number_text(v) for v in (61706, -1363200.0, 9999, 0.5, 1.5e7)] == [
+        "61,706", "-1,363,200", "9999", "0.5", "1.50e+07",
+    ]  # fmt: skip
+    assert "61,706" in Page(report_html(examination())).text()

@@ -14,13 +14,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 from web_lab import COUNT, answered, examination, findings, trained
 
 from microtome.errors import StoreError, UsageError
-from microtome.finding import Figure, Finding, Quantity, Table
+from microtome.finding import Coverage, Figure, Finding, Quantity, Table
 from microtome.progress import Progress, Silent, Written, read_progress
 from microtome.store import Filter, Store, open_store
 from microtome.store.arrays import array_path
@@ -157,7 +158,9 @@ def test_every_link_leads_somewhere(store: Store) -> None:
 
 def test_the_five_questions_are_answered(store: Store) -> None:
     words = Page(lab(store).get("/e/e1").text).words
-    assert "2 for 1 (9×)" in words  # which class is confused with which
+    assert (
+        "13 mistakes: 2 taken for 1 (9×), 0 taken for 1 (4×)" in words
+    )  # which class is confused with which
     assert "Confidences are off by 0.31." in words  # whether the probabilities can be trusted
     assert "fc: 90% of its 800 weights can go alone, 72% of all weights" in words  # which layer is wasteful
     assert "17 (2 taken for 0)" in words
@@ -456,6 +459,7 @@ def test_listening(tmp_path: Path) -> None:
     with listen("127.0.0.1", 0, "") as first:
         port = first.getsockname()[1]
         assert address(first, "127.0.0.1") == f"http://127.0.0.1:{port}/"
+        assert address(first, "::1", "a&b=c d") == f"http://[::1]:{port}/?token=a%26b%3Dc+d"
         assert address(first, "0.0.0.0", "t" * 16) == f"http://127.0.0.1:{port}/?token={'t' * 16}"
         with pytest.raises(UsageError, match=r"MT173 .*in use.*--port 0"):
             listen("127.0.0.1", port, "")
@@ -558,6 +562,45 @@ def test_damage_is_said_and_the_rest_is_shown(store: Store, tmp_path: Path) -> N
     assert client.get("/e/e2").status_code == 500 and "MT132" in client.get("/e/e2").text
     answer = client.get("/compare?of=e1&of=e2")
     assert answer.status_code == 500 and "MT132" in answer.text
+
+
+def test_arrays_that_no_page_is_worth_are_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from microtome.web import lab as lab_module
+
+    client = lab(store)
+    monkeypatch.setattr(lab_module, "MOST_ARRAYS", 10_000)
+    monkeypatch.setattr(type(store), "arrays_of", lambda *given: pytest.fail("they were read"))
+    part = client.get("/e/e1/f/reliability/examples?bare=1")
+    assert part.status_code == 200 and "MT519" in part.text and "load_examination" in part.text
+
+
+def test_a_store_made_elsewhere_leads_to_no_other_folder(store: Store, tmp_path: Path) -> None:
+    """Ids are names of folders; one that leads out of the store is not followed, and the rest is shown."""
+    outside = tmp_path.parent / "outside"
+    outside.mkdir(exist_ok=True)
+    (outside / "progress.json").write_text('{"instruments": 777}')
+    with sqlite3.connect(tmp_path / "microtome.db") as raw:
+        for out in ("../../outside", str(outside), "a\x00b", 'e"\r\nx-evil: 1', ".."):
+            raw.execute(
+                "INSERT INTO examinations SELECT ?, created, subject, 'running', seconds, body "
+                "FROM examinations WHERE id = 'e1'",
+                (out,),
+            )
+        raw.execute("UPDATE examinations SET body = '[1]' WHERE id = 'e2'")
+    raw.close()
+    from urllib.parse import quote
+
+    client = lab(store)
+    for path in ("/", "/running?bare=1", "/compare", "/compare?groups=1"):
+        answer = client.get(path)
+        assert answer.status_code == 200 and "777" not in answer.text, path
+        assert Page(answer.text).stack == []
+    for out in ("../../outside", str(outside), 'e"\r\nx-evil: 1'):
+        for rest in ("", "/state", "/report.html", "/layers"):
+            answer = client.get(f"/e/{quote(out, safe='')}{rest}")
+            assert answer.status_code == 404 and "x-evil" not in answer.headers, (out, rest)
+        assert "There is no examination" in client.get(f"/compare?of=e1&of={quote(out, safe='')}").text
+    assert client.get("/e/e2").status_code == 500 and "MT132" in client.get("/e/e2").text
 
 
 def test_findings_that_contradict_themselves_do_not_stop_a_page(tmp_path: Path) -> None:
@@ -668,7 +711,11 @@ def test_what_excites_a_unit(store: Store) -> None:
     assert "Unit 0 of relu" in client.get("/e/e1/layers/unit?layer=relu&unit=%3Cx&bare=1").text
     assert client.get("/e/e1/layers/unit?layer=fc&bare=1").status_code == 404
     assert client.get("/e/e1/layers/unit?layer=relu&unit=2", follow_redirects=False).status_code == 307
-    assert "keeps those that excite each" in client.get("/e/e1/layers?layer=relu%232").text
+    led = client.get("/e/e1/layers?layer=relu%232").text  # another layer's are kept
+    assert "is kept where they are read" in led and 'href="?layer=relu" data-layer="relu">relu</a>.' in led
+    without = {k: f for k, f in findings().items() if k != "represent/activation_statistics"}
+    store.save(examination("e5", findings=without))
+    assert "keeps those that excite each" in client.get("/e/e5/layers?layer=relu%232").text
 
 
 def test_units_that_contradict_themselves_are_left_out() -> None:
@@ -700,6 +747,89 @@ def test_the_grid_is_in_order(store: Store) -> None:
     for odd in ("?from=-5", "?from=x", "?from=99999999", "?sort=%00", "?down=7", "?label=1e9"):
         assert client.get(f"/e/e1/examples/cells{odd}").status_code == 200
     assert client.get("/e/none/examples/cells").json()["error"].startswith("MT135")
+
+
+def test_what_fills_a_text_up_is_said_once() -> None:
+    words = ["a", "film", "[PAD]", "[PAD]", "[PAD]"]
+    assert single.prose(words) == "a film [PAD] ×3" and single.prose(["ha", "ha"]) == "ha ha"
+    assert single.prose([]) == "" and single.prose(["x"] * 4) == "x ×4"
+    shown = str(single.parts(np.array([1.0, 0.5, 0.1, 0.1, 0.05]), words, "said"))
+    assert re.findall(r'title="([^"]+)">([^<]*)<', shown) == [
+        ("+1.00", "a"), ("+0.50", "film"), ("+0.25", "[PAD] ×3"),
+    ]  # fmt: skip
+
+
+def test_the_command_for_a_map_goes_on_from_the_one_that_examined(store: Store) -> None:
+    """It keeps the network and the data, leaves the report that was written alone, and names methods that apply."""
+    kept = findings()
+    kept["explain/gradient"].options["examples"] = []
+    store.save(
+        examination(
+            "m1", findings=kept, command="microtome examine 'my nets:build' --report 'a b.html' --seed 3"
+        )
+    )
+    words = html.unescape(lab(store).get("/e/m1/examples/3").text)
+    asked = "microtome examine 'my nets:build' --seed 3 \\\n  --only explain/gradient "
+    asked += "--option 'explain/gradient.examples=[3]'"
+    assert asked in words and "a b.html" not in words.split("<main>")[1]
+    for command in ("", "rm -rf 'x", "curl evil | sh"):
+        store.save(examination("m2", findings=kept, command=command))
+        shown = html.unescape(lab(store).get("/e/m2/examples/3").text)
+        assert "microtome examine ... \\\n  --only explain/integrated_gradients" in shown
+    kept["explain/integrated_gradients"] = Finding(
+        instrument="explain/integrated_gradients", status="refused", reason="a graph has no pixels"
+    )
+    del kept["explain/gradient"]
+    store.save(examination("m3", findings=kept))
+    assert "does not apply: a graph has no pixels" in lab(store).get("/e/m3/examples/3").text
+
+
+def test_a_wrong_address_leads_back(store: Store) -> None:
+    client = lab(store)
+    lost = client.get("/e/e1/examples/99999")
+    assert lost.status_code == 404 and 'href="/e/e1/examples"' in lost.text
+    store.save(examination("20261126-145653-d955"))
+    assert client.get("/e/20261126").status_code == 200  # the beginning of an id is enough
+    near = client.get("/e/20261126-145653-d9x5")
+    assert near.status_code == 404 and "20261126-145653-d955" in near.text
+
+
+def test_what_is_offered_for_comparison_is_of_the_same_kind(store: Store) -> None:
+    other = examination("r1", "2026-11-21T12:00:00Z")
+    other.subject |= {"task": "regression", "name": "another task"}
+    store.save(other)
+    for i in range(4):
+        store.save(examination(f"n{i}", f"2026-11-2{i + 3}T10:00:00Z"))
+    page = lab(store).get("/e/e1").text
+    offered = re.findall(r'href="/compare\?by=time&amp;of=e1&amp;of=(\w+)"', page)
+    assert offered == ["e2", "n0", "n1"]  # the next in time, none of another task
+
+
+def test_mistakes_are_counted_beyond_the_table() -> None:
+    from microtome.web.answers import answers
+
+    made = findings()
+    made["reliability/accuracy"] = msgspec.structs.replace(
+        made["reliability/accuracy"],
+        quantities={"accuracy": Quantity(value=0.9)},
+        coverage=Coverage(rows=COUNT, rows_total=COUNT),
+    )
+    (card,) = [a for a in answers(examination(findings=made)) if a["question"].startswith("Which class")]
+    assert card["said"] == "30 mistakes: 2 taken for 1 (9×), 0 taken for 1 (4×), and 17 others"
+
+
+def test_where_examples_are_refused_the_reason_stands(tmp_path: Path) -> None:
+    reason = "a regression has no classes"
+    with open_store(tmp_path) as store:
+        kept = findings()
+        kept["reliability/examples"] = Finding(
+            instrument="reliability/examples", status="refused", reason=reason
+        )
+        store.save(examination(findings=kept))  # other findings speak of single examples
+        store.save(examination("e2", findings={"reliability/examples": kept["reliability/examples"]}))
+        for exam in ("e1", "e2"):
+            page = Page(lab(store).get(f"/e/{exam}/examples").text)
+            assert reason in page.words and "--only" not in page.words and page.stack == []
 
 
 def test_examples_without_their_answers_are_still_listed(tmp_path: Path) -> None:
@@ -767,6 +897,17 @@ def test_two_side_by_side(store: Store) -> None:
     assert "Choose" in same  # one twice is one
     missing = lab(store).get("/compare?of=e1&of=nobody")
     assert missing.status_code == 200 and "There is no examination “nobody”" in missing.text
+
+
+def test_marked_in_a_list_the_older_comes_first(store: Store) -> None:
+    """The list is newest first; "before" must not be what came after."""
+    client = lab(store)
+    moved = client.get("/compare?by=time&of=e2&of=nobody&of=e1", follow_redirects=False)
+    assert moved.headers["location"] == "/compare?of=e1&of=e2&of=nobody"
+    assert 'name="by" value="time"' in client.get("/").text
+    words = Page(client.get("/compare?of=e1&of=e2").text).words
+    assert "A, before" in words and "B, after" in words
+    assert "before" not in Page(client.get("/compare?of=e2&of=e1").text).words.split("Larger")[0]
 
 
 def test_two_groups_of_runs(store: Store) -> None:

@@ -194,6 +194,49 @@ def test_examples_of_graphs_are_drawn(build: Any, tmp_path: Path) -> None:
             assert kept.kinds[0] == label and "The example is in the middle" in page
 
 
+# How a colour looks without green, red or blue cones (Machado, Oliveira & Fernandes 2009, severity 1), linear RGB.
+SEEN = {
+    "all cones": np.eye(3),
+    "no green": np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]),
+    "no red": np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]),
+    "no blue": np.array([[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]]),
+}
+
+
+def lab_colour(shade: str, seen: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* of a colour as it is seen."""
+    parts = np.array([int(shade[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    f = (xyz @ np.clip(seen @ linear, 0, 1)) / [0.9505, 1, 1.089]
+    f = np.where(f > 0.008856, np.cbrt(f), 7.787 * f + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def charts() -> tuple[str, ...]:
+    """Colours of the series of a chart."""
+    from microtome.report.html import own
+
+    (line,) = re.findall(r"category: \[([^\]]+)\]", own("draw.js"))
+    return tuple(re.findall(r"#\w{6}", line))
+
+
+@pytest.mark.parametrize("seen", SEEN)
+@pytest.mark.parametrize(("colours", "least"), [(graph_drawing.COLOURS, 10), (charts(), 15)])
+def test_colours_are_told_apart_by_every_eye(seen: str, colours: tuple[str, ...], least: float) -> None:
+    """A difference of 2 or 3 is only just seen side by side; the colours of before had 3."""
+    found = np.stack([lab_colour(c, SEEN[seen]) for c in colours])
+    apart = np.linalg.norm(found[:, None] - found[None], axis=2)[np.triu_indices(len(colours), 1)]
+    assert apart.min() > least
+
+
+def test_numbers_in_nodes_can_be_read() -> None:
+    for shade in graph_drawing.COLOURS:
+        light, other = graph_drawing.luminance(shade), 1.0 if graph_drawing.ink(shade) == "#fff" else 0.0
+        high, low = max(light, other), min(light, other)
+        assert (high + 0.05) / (low + 0.05) > 4.5, shade
+
+
 def test_damaged_graphs_leave_the_page_whole(tmp_path: Path) -> None:
     a = {
         "rows": np.arange(3),

@@ -365,10 +365,37 @@ def _exact(quantity: Quantity) -> bool:
 
 def same_question(a: Examination, b: Examination) -> Iterator[str]:
     """Different data or another task: rows of one number are not the same examples."""
-    for one, two, network in ((a.subject, b.subject, _OF_THE_NETWORK), (_source(a), _source(b), frozenset())):
+    sources = ({}, {}) if _same_examples(a, b) else (_source(a), _source(b))
+    for one, two, network in ((a.subject, b.subject, _OF_THE_NETWORK), (*sources, frozenset())):
         for key in dict.fromkeys([*one, *two]):
             if key not in network and one.get(key) != two.get(key):
                 yield f"{key} differs: {_short(one.get(key))} and {_short(two.get(key))}"
+
+
+def _same_examples(a: Examination, b: Examination) -> bool:
+    """Whether both kept the same inputs and labels under the same numbers: one data set, however it was named."""
+    for name, first in a.findings.items():
+        one, two = first.arrays, b.findings[name].arrays if name in b.findings else {}
+        inputs = [k for k in ("thumbnails", "inputs", "tokens", "graphs") if k in one and k in two]
+        if not inputs or not all({"rows", "labels"} <= each.keys() for each in (one, two)):
+            continue
+        keys = ("labels", *inputs)
+        if not all(_numbered(each, keys) for each in (one, two)):
+            return False
+        shared, here, there = np.intersect1d(one["rows"], two["rows"], return_indices=True)
+        enough = 2 * len(shared) >= max(len(one["rows"]), len(two["rows"])) > 0
+        return enough and all(np.array_equal(one[k][here], two[k][there]) for k in keys)
+    return False
+
+
+def _numbered(arrays: dict[str, np.ndarray], keys: Sequence[str]) -> bool:
+    """Whether ``rows`` are numbers of examples, each once, and the others have an entry for each."""
+    rows = arrays["rows"]
+    return (
+        rows.ndim == 1
+        and np.unique(rows).size == rows.size
+        and all(arrays[k].ndim >= 1 and len(arrays[k]) == rows.size for k in keys)
+    )
 
 
 def _source(exam: Examination) -> dict[str, Any]:

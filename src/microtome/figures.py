@@ -333,8 +333,11 @@ def image_grid(
     for i, row in enumerate(grid):
         for j, image in enumerate(row):
             if image is not None:
-                url, low, high = _image(title, np.asarray(image), limits, diverging)
-                ends = {"lowest": low, "highest": high}
+                array = np.asarray(image)
+                url, low, high = _image(title, array, limits, diverging)
+                ends: dict[str, Any] = {"lowest": low, "highest": high}
+                if diverging and (array.ndim == 2 or 1 in (array.shape[0], array.shape[2])):
+                    ends["signed"] = True  # drawn from blue over white to red; a dark page may turn it
                 data.append({"row": down[i], "column": over[j], "image": url, **ends})
     values = _clean(title, data, ("row", "column", "image"), None, None)
     place = {

@@ -3,7 +3,7 @@
   "use strict";
   const fields = { words: document.getElementById("words"), room: document.getElementById("room"), verdict: document.getElementById("verdict") };
   const rows = [...document.querySelectorAll("tr[data-room]")];
-  const count = document.getElementById("count");
+  const count = document.getElementById("count"), none = document.getElementById("none");
   const narrow = () => {
     const words = fields.words.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
@@ -25,6 +25,7 @@
       details.hidden = !details.querySelector("tr[data-room]:not([hidden])");
     });
     count.textContent = shown + " of " + rows.length + " papers shown";
+    none.hidden = shown > 0;
     const chosen = new URLSearchParams();
     Object.entries(fields).forEach(([name, field]) => field.value && chosen.set(name, field.value));
     history.replaceState(null, "", chosen.size ? "#" + chosen : location.pathname);
@@ -33,6 +34,11 @@
   Object.entries(fields).forEach(([name, field]) => {
     if (given.has(name)) field.value = given.get(name);
     field.addEventListener("input", narrow);
+  });
+  none.querySelector("button").addEventListener("click", () => {
+    Object.values(fields).forEach((field) => (field.value = ""));
+    narrow();
+    fields.words.focus();
   });
   document.querySelector(".find").hidden = false;
   narrow();

@@ -23,7 +23,7 @@
     text: { color: ink, fill: ink },
     rule: { color: ink },
     // Told apart by most colour-blind eyes, and with contrast on white and on black.
-    range: { category: ["#3b7dd8", "#d9730d", "#2a9d74", "#c24a8d", "#8a7a1f", "#7b61c9", "#d1495b", "#5f8a9e"] },
+    range: { category: ["#3b7dd8", "#d9730d", "#2a9d74", "#c24a8d", "#885828", "#7040e8", "#70a058", "#a040a0"] },
     line: { strokeWidth: 2 },
     bar: { color: "#3b7dd8" },
     point: { color: "#3b7dd8" },
@@ -41,7 +41,8 @@
 
   const draw = (element) => {
     const own = element.querySelector("script[type='application/json']");
-    const spec = own ? JSON.parse(own.textContent) : findings[element.dataset.finding].figures[element.dataset.figure].spec;
+    // What a stored figure would have the drawing program do (menus, other loaders) is not asked for.
+    const { usermeta, ...spec } = own ? JSON.parse(own.textContent) : findings[element.dataset.finding].figures[element.dataset.figure].spec;
     const options = {
       config, loader, renderer: "svg", actions: false, ast: true, mode: "vega-lite", logLevel: vega.Error,
       defaultStyle, tooltip: { disableDefaultStyle: !defaultStyle },

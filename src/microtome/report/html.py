@@ -249,8 +249,12 @@ def _pictures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         return None
     down = list(dict.fromkeys(row.get("row") for row in rows))
     over = list(dict.fromkeys(row.get("column") for row in rows))
-    at = {(row.get("row"), row.get("column")): row for row in rows}
-    return {"columns": over, "rows": [(name, [at.get((name, column)) for column in over]) for name in down]}
+    at = {(row.get("row"), row.get("column")): {**row, "signed": row.get("signed") is True} for row in rows}
+    return {
+        "columns": over,
+        "rows": [(name, [at.get((name, column)) for column in over]) for name in down],
+        "signed": any(row["signed"] for row in at.values()),
+    }
 
 
 def _pivot(spec: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -414,7 +418,7 @@ def environment(others: jinja2.BaseLoader | None = None) -> jinja2.Environment:
     made.filters |= {
         "anchor": anchor,
         "cell": words.cell_text,
-        "number": format_number,
+        "number": words.number_text,
         "count": counted,
         "duration": seconds_text,
     }

@@ -108,6 +108,12 @@ def number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def number_text(value: float) -> str:
+    """Render a number; whole ones of five digits and more in groups of three."""
+    text = format_number(value)
+    return f"{int(text):,}" if text.lstrip("-").isdigit() and abs(value) >= 10_000 else text
+
+
 def cell_text(value: Any) -> str:
     """Render one cell of a table."""
     if value is None:

@@ -58,6 +58,12 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Instrument -> why its finding cannot be read."""
 
 
+class _Described(msgspec.Struct):
+    """As much of an examination's record as says what was examined."""
+
+    subject: dict[str, Any] = {}
+
+
 class Browser:
     """The part of a store that is for looking around."""
 
@@ -123,6 +129,19 @@ class Browser:
         """How far a running examination is, where it runs on this machine."""
         return read_progress(self.location.runs / exam_id)
 
+    def described(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What was examined, by id, without any finding; one that cannot be read is left out."""
+        query = sa.select(examinations.c.id, examinations.c.body).where(examinations.c.id.in_(ids))
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all() if ids else []
+        found = {}
+        for exam_id, body in rows:
+            try:
+                found[exam_id] = msgspec.json.decode(body.encode(), type=_Described).subject
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                continue
+        return found
+
     # --- tags ----------------------------------------------------------------------------------------
 
     def all_tags(self, limit: int = 200) -> list[tuple[str, int]]:
@@ -178,7 +197,7 @@ class Browser:
                 said = f"it has schema {body['schema']}, this microtome reads up to {SCHEMA_VERSION}"
                 raise StoreError("MT133", said, where=exam_id, fix="upgrade microtome")
             exam = decode_examination(msgspec.json.encode(body | {"status": head.status, "findings": {}}))
-        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+        except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
             where = f"{self.location.text()}, examination {exam_id}"
             raise StoreError("MT132", f"an examination cannot be read: {error}", where=where) from error
         damaged: dict[str, str] = {}

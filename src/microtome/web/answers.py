@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from microtome.finding import Examination, Finding, Table, format_number
 from microtome.progress import Progress
@@ -33,8 +34,12 @@ def finding_with(exam: Examination, *quantities: str) -> Finding | None:
     return None
 
 
-def answers(exam: Examination) -> list[dict[str, Any]]:
-    """Question, answer in a sentence, grade and where it comes from."""
+def answers(exam: Examination, others: Sequence[Line] = ()) -> list[dict[str, Any]]:
+    """Question, answer in a sentence, grade, where it comes from, and further places to go.
+
+    Args:
+        others: examinations that this one may be set beside.
+    """
     found = [
         {"question": "Which class is taken for which?"} | _confused(exam),
         {"question": "Can its probabilities be trusted?"} | _said(finding_with(exam, "ECE")),
@@ -51,7 +56,14 @@ def answers(exam: Examination) -> list[dict[str, Any]]:
         said = (
             "Set it beside another: before and after pruning, two seeds. What is more than noise comes first."
         )
-        shown.append({"question": "What changed?", "said": said} | beside)
+        links = [
+            (
+                other.subject or other.id,
+                f"/compare?{urlencode({'by': 'time', 'of': (exam.id, other.id)}, True)}",
+            )
+            for other in others
+        ]
+        shown.append({"question": "What changed?", "said": said, "links": links} | beside)
     return shown
 
 
@@ -66,28 +78,33 @@ def _confused(exam: Examination) -> dict[str, Any]:
         at = [table.columns.index(name) for name in ("true", "predicted", "count")]
         rows: list[list[Any]] = [[row[i] for i in at] for row in table.rows]
         rows.sort(key=lambda row: -row[2] if isinstance(row[2], int | float) else 0)
-        total = sum(row[2] for row in rows if isinstance(row[2], int | float))
-        parts = [f"{t} for {p} ({format_number(n)}×)" for t, p, n in rows[:4]]
-        said = (
-            "No mistake was made."
-            if not rows
-            else f"{format_number(total)} mistakes. Taken: {', '.join(parts)}"
-        )
-        if len(rows) > 4:
-            said += f", and {len(rows) - 4} other pairs"
+        total = _mistakes(f, rows)
+        parts = [f"{t} taken for {p} ({format_number(n)}×)" for t, p, n in rows[:4]]
+        said = f"{format_number(total)} mistakes: {', '.join(parts)}" if rows else "No mistake was made."
+        left = total - sum(n for _, _, n in rows[:4] if isinstance(n, int | float))
+        if rows and left > 0:
+            said += f", and {format_number(left)} others"
         # No grade: that of the finding speaks of all mistakes together.
         return {"said": said, "grade": None, "to": f"#{anchor(f.instrument)}"}
     return {}
 
 
+def _mistakes(f: Finding, rows: Sequence[Sequence[Any]]) -> float:
+    """How many there are: the table may hold the commonest alone."""
+    listed = float(sum(row[2] for row in rows if isinstance(row[2], int | float)))
+    share, of = f.quantities.get("accuracy"), f.coverage
+    return max(listed, float(round((1 - share.value) * of.rows))) if share and of else listed
+
+
 def _wrong(exam: Examination) -> dict[str, Any]:
     for f, table in tables_with(exam, "example", "label", "answer"):
         at = [table.columns.index(name) for name in ("example", "label", "answer")]
-        worst = [(e, y, a) for e, y, a in ([row[i] for i in at] for row in table.rows) if y != a]
+        rows = ([row[i] for i in at] for row in table.rows)
+        worst = [(e, y, a) for e, y, a in rows if y != a and isinstance(e, int)]
         if {"labels", "answers"} <= f.arrays.keys() and worst:
-            parts = [f"{e} ({y} taken for {a})" for e, y, a in worst[:3]]
-            said = f"Surest and wrong: {', '.join(parts)}. Open one: what it resembles, and what speaks for the answer."
-            return {"said": said, "grade": None, "to": "examples?wrong=1"}
+            said = "The surest of the wrong; open one: what it resembles, and what speaks for the answer."
+            links = [(f"{e} ({y} taken for {a})", f"examples/{e}?wrong=1") for e, y, a in worst[:3]]
+            return {"said": said, "grade": None, "to": "examples?wrong=1", "links": links}
     return {}
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from microtome.comparison import Comparison, Difference, compare
 from microtome.finding import Examination, Finding, format_number
+from microtome.report.html import ROOMS
+from microtome.report.text import number_text
 from microtome.web import marks
 from microtome.web.layers import layers
 
@@ -36,7 +38,7 @@ class Course:
     @property
     def texts(self) -> list[str]:
         """The values as people read them."""
-        return ["–" if v is None else format_number(v) for v in self.values]
+        return ["–" if v is None else number_text(v) for v in self.values]
 
     @property
     def marked(self) -> bool:
@@ -53,7 +55,7 @@ class Course:
 def two(a: Examination, b: Examination) -> dict[str, Any]:
     """What the page of two shows: differences by whether they are noise, answers that flipped, layers."""
     found: Comparison = compare(a, b)
-    real = sorted(found.larger_than_noise(), key=lambda d: (not d.headline, d.p_holm or 0.0, d.instrument))
+    real = sorted(found.larger_than_noise(), key=_weight)
     return {
         "comparison": found,
         "real": [_row(d) for d in real],
@@ -73,13 +75,26 @@ def groups(a: Sequence[Examination], b: Sequence[Examination], paired: bool) -> 
     from microtome.group_comparison import compare_groups
 
     found = compare_groups(a, b, paired=paired)
-    real = sorted(found.larger_than_noise(), key=lambda d: (not d.headline, d.p_holm or 0.0, d.instrument))
+    real = sorted(found.larger_than_noise(), key=_weight)
     return {
         "comparison": found,
         "real": [_row(d) for d in real],
         "noise": [_row(d) for d in found.differences if d.larger_than_noise is False],
         "unsaid": [_row(d) for d in found.differences if d.larger_than_noise is None],
     }
+
+
+def _weight(d: Difference) -> tuple[Any, ...]:
+    """What is read first: deciding numbers, then what got better or worse, then evidence, then the report's order.
+
+    Beyond one in ten thousand the evidence of no difference is told from that of another.
+    """
+    room = d.instrument.partition("/")[0]
+    place = list(ROOMS).index(room) if room in ROOMS else len(ROOMS)
+    return (
+        not d.headline, d.change not in ("improved", "worse"), max(d.p_holm or 0.0, 1e-4), place, d.instrument,
+        d.quantity,
+    )  # fmt: skip
 
 
 def _row(d: Difference) -> dict[str, Any]:
@@ -136,7 +151,9 @@ def layer_changes(a: Examination, b: Examination) -> list[dict[str, Any]]:
             if was is None or was == value:
                 continue
             share = abs(value - was) / max(abs(was), abs(value))
-            found.append({"layer": layer.name, "measure": label, "a": was, "b": value, "share": share})
+            change = f"{share:.0%}" if share >= 0.01 else "below 1%"
+            row = {"layer": layer.name, "measure": label, "a": was, "b": value}
+            found.append(row | {"share": share, "change": change})
     found.sort(key=lambda each: -each["share"])
     # A few of each measure: gradients alone would fill the page.
     seen: Counter[str] = Counter()

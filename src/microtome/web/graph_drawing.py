@@ -15,19 +15,21 @@ import numpy as np
 from markupsafe import Markup
 
 COLOURS = (
-    "#4c8be0",
-    "#e8833a",
-    "#49a96b",
-    "#d65560",
-    "#9b78d6",
-    "#a9785d",
-    "#dd7fc0",
-    "#8c8f94",
-    "#b3b136",
-    "#35b3c2",
+    "#0072b2",
+    "#e69f00",
+    "#cc79a7",
+    "#00785a",
+    "#56b4e9",
+    "#c04a00",
+    "#f0e442",
+    "#4b2e83",
+    "#b6d7a8",
+    "#7a1f3d",
 )
-"""Of classes 0 to 9; further ones begin again, and are told apart by their number."""
+"""Of classes 0 to 9, after Okabe and Ito: told apart without red, green or blue cones. Further ones begin again, and
+are told apart by their number."""
 GREY = "#7b818a"
+RIM = "#8a9099"
 HEAD = 3
 MOST_NODES, MOST_EDGES = 64, 128
 ROUNDS = 40
@@ -138,22 +140,37 @@ def svg(drawn: Drawn, size: int, answer: int | None = None, described: bool = Fa
         tip = (
             f"<title>{'the example, ' if mine else ''}{drawn.word} {kind if kind >= 0 else 'unknown'}</title>"
         )
-        dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{wide:.1f}" fill="{colour(kind)}">{tip}</circle>')
+        # The rim keeps a light colour visible on white, and a dark one on black.
+        rim = f'stroke="{RIM}" stroke-width="{0.12 * radius:.2f}"'
+        dots.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{wide:.1f}" fill="{colour(kind)}" {rim}>{tip}</circle>'
+        )
         if large and kind >= 0:
-            words.append(
-                f'<text x="{x:.1f}" y="{y + 0.42 * wide:.1f}" font-size="{1.15 * wide:.1f}">{kind}</text>'
-            )
+            at_ = f'x="{x:.1f}" y="{y + 0.42 * wide:.1f}" font-size="{1.15 * wide:.1f}"'
+            words.append(f'<text {at_} fill="{ink(colour(kind))}">{kind}</text>')
     name = f' role="img" aria-label="{drawn.said()}"' if described else ""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="graph" viewBox="0 0 {size} {size}" width="{size}" '
-        f'height="{size}"{name}><g stroke="#8a9099" stroke-width="{0.22 * radius:.2f}">{"".join(parts)}</g>'
-        f'{"".join(dots)}<g fill="#fff" font-family="sans-serif" text-anchor="middle">{"".join(words)}</g></svg>'
+        f'height="{size}"{name}><g stroke="{RIM}" stroke-width="{0.22 * radius:.2f}">{"".join(parts)}</g>'
+        f'{"".join(dots)}<g font-family="sans-serif" text-anchor="middle">{"".join(words)}</g></svg>'
     )  # fmt: skip
 
 
 def colour(kind: int) -> str:
     """Of a class."""
     return COLOURS[kind % len(COLOURS)] if kind >= 0 else GREY
+
+
+def ink(ground: str) -> str:
+    """Black or white, whichever is easier to read on a colour."""
+    return "#000" if luminance(ground) > 0.18 else "#fff"
+
+
+def luminance(shade: str) -> float:
+    """Relative luminance of a colour written as ``#rrggbb``: 0 black, 1 white."""
+    parts = [int(shade[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def thumbnail(row: np.ndarray, answer: int | None) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -12,13 +14,19 @@ import numpy as np
 
 from microtome.errors import StoreError
 from microtome.finding import Examination, Finding
+from microtome.progress import Progress
 from microtome.store import Line, Reading, Store
+from microtome.store.arrays import array_path
 
 T = TypeVar("T")
 KEPT = 12
 """Examinations kept in memory, without their arrays."""
 KEPT_ARRAYS = 256 << 20
 """Bytes of arrays kept in memory."""
+MOST_ARRAYS = 1 << 30
+"""Bytes of one finding's arrays beyond which they are not read at all: a page is not worth all memory."""
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""Ids that are names of folders."""
 
 
 class Lab:
@@ -48,11 +56,23 @@ class Lab:
         Raises:
             StoreError: MT135 when there is none such.
         """
-        found = self.store.lines([exam_id])
+        found = self.lines([exam_id])
+        if not found and len(exam_id) < 128:
+            found = self.lines(
+                [self.store.resolve(exam_id)]
+            )  # its beginning will do; else it names the nearest
         if not found:
             fix = "the list has all of them"
             raise StoreError("MT135", f"there is no examination '{exam_id[:80]}'", fix=fix)
         return found[0]
+
+    def lines(self, ids: Sequence[str]) -> list[Line]:
+        """Those there are, in this order; an id that is no name of a folder, in a store made elsewhere, is none."""
+        return self.store.lines([each for each in ids if PLAIN.fullmatch(each)])
+
+    def progress(self, line: Line) -> Progress | None:
+        """How far a running examination is; None where nothing tells."""
+        return self.store.progress(line.id) if PLAIN.fullmatch(line.id) else None
 
     def reading(self, line: Line) -> Reading:
         """The examination of a line, from memory where nothing has been added since."""
@@ -76,7 +96,7 @@ class Lab:
                 self._arrays.move_to_end(key)
                 return self._arrays[key]
         try:
-            made = self.store.arrays_of(line.id, finding)
+            made = self.arrays_of(line, finding)
         except StoreError:
             return {}
         with self._lock:
@@ -84,6 +104,21 @@ class Lab:
             while len(self._arrays) > 1 and self._bytes() > KEPT_ARRAYS:
                 self._arrays.popitem(last=False)
         return made
+
+    def arrays_of(self, line: Line, finding: Finding) -> dict[str, np.ndarray]:
+        """Values of a finding's arrays, read anew.
+
+        Raises:
+            StoreError: MT136, where they are damaged or absent; MT519, where they are too large to be shown.
+        """
+        size = 0
+        with contextlib.suppress(OSError, ValueError):  # the store says what is wrong with the file
+            size = array_path(self.store.location.arrays, line.id, finding.instrument).stat().st_size
+        if size > MOST_ARRAYS:
+            said = f"its arrays have {size / 1e9:.1f} GB, too many to be shown here"
+            fix = "load them in Python: microtome.load_examination"
+            raise StoreError("MT519", said, where=finding.instrument, fix=fix)
+        return self.store.arrays_of(line.id, finding)
 
     def records(self, line: Line, make: Callable[[], T]) -> T:
         """What is known of single examples; that of the last few examinations is kept."""

@@ -17,6 +17,7 @@ import numpy as np
 from microtome.drawing import is_drawing, svg
 from microtome.figures import figure_rows
 from microtome.finding import Cell, Examination, Figure, Finding, Table, format_number
+from microtome.report.text import number_text
 
 KEYS = ("layer", "weights", "tensor")
 NOT_LAYERS = frozenset(("", "elsewhere", "all together", "whole network"))
@@ -165,7 +166,7 @@ def matrix(found: Sequence[Layer]) -> dict[str, Any]:
 
 
 def _cell(value: float | None, place: dict[float, int]) -> tuple[str, int]:
-    return ("–", -1) if value is None else (format_number(value), place[value])
+    return ("–", -1) if value is None else (number_text(value), place[value])
 
 
 def wasteful(exam: Examination) -> list[dict[str, Any]]:
@@ -185,7 +186,7 @@ def wasteful(exam: Examination) -> list[dict[str, Any]]:
     found = []
     for (layer, members), count in zip(groups, counts, strict=True):
         share = layer.values["prunable"]
-        parts = [f"{share:.0%} of its {format_number(count)} weights can go alone"]
+        parts = [f"{share:.0%} of its {number_text(count)} weights can go alone"]
         spared = share * count / everything if everything else 0.0
         parts[0] += f", {spared:.0%} of all weights" if everything else ""
         if work and "operations" in layer.values:
@@ -326,6 +327,12 @@ def exciting(exam: Examination, name: str, read: Mapping[str, Mapping[str, np.nd
         if found:
             return Exciting(f.instrument, found)
     return None
+
+
+def with_units(exam: Examination) -> list[str]:
+    """Layers of whose units the most exciting examples are kept."""
+    keys = (key for f in exam for key in f.arrays)
+    return list(dict.fromkeys(k.partition("/")[2] for k in keys if k.startswith("most exciting/")))
 
 
 def _paired(ids: np.ndarray, values: np.ndarray) -> bool:

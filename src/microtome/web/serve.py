@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable
+from urllib.parse import urlencode
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -66,7 +67,7 @@ def address(listening: socket.socket, host: str, token: str = "") -> str:
     """What to open in the browser."""
     port = listening.getsockname()[1]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+    return f"http://{shown}:{port}/" + (f"?{urlencode({'token': token})}" if token else "")
 
 
 def serve(app: ASGIApp, listening: socket.socket, started: Callable[[], None] = lambda: None) -> None:

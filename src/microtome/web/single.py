@@ -23,12 +23,23 @@ from microtome.web import graph_drawing, marks
 Arrays = Mapping[str, np.ndarray]
 MOST_TOKENS = 400
 MAPS = (("rows", "maps", ""), ("explained", "for the answer", "for the answer instead of the label"))
-"""Arrays with ids and with a map for each, and what the maps are."""
+"""Arrays with ids and with a map for each, and what the maps are; a method's own maps need no title."""
 RANKED = {
     # What comes first when one looks for trouble: large or small.
     "loss": True, "confidence": False, "margin": False, "foreign neighbours": True, "change that mends": False,
     "distance to otherwise": False,
 }  # fmt: skip
+
+
+SAYS = {
+    "confidence": "probability it gives its answer",
+    "loss": "what training makes small; for classes, minus the logarithm of the label's probability (nat)",
+    "margin": "score of the label less the largest other; below 0 it is answered wrongly",
+    "foreign neighbours": "share of the examples nearest to it in the features that have another label",
+    "distance to otherwise": "in the features, to the nearest example that is answered otherwise",
+    "change that mends": "length of the shortest change of the input that would mend it, were the network linear",
+}
+"""What the numbers of single examples mean, in a line."""
 
 
 @dataclass
@@ -44,6 +55,8 @@ class Records:
     source: str = ""
     words: dict[int, str] = field(default_factory=dict)
     """Token -> text, where that is known."""
+    says: dict[str, str] = field(default_factory=dict)
+    """Name of a number -> what it means, in a line."""
 
     def place(self, row: int) -> int | None:
         """Where an example is, or None."""
@@ -83,6 +96,7 @@ def records(exam: Examination, read: Mapping[str, Arrays]) -> Records:
         if top is not None and top.ndim == 2 and top.shape[1]:
             first = top[:, 0].astype(np.float64)
             found.sorts["confidence"] = np.where(np.isfinite(first), first, np.nan)
+            found.says["confidence"] = SAYS["confidence"]
     elif spoken:
         found = Records(np.unique(np.concatenate([a["rows"] for _, a in spoken])))
     else:
@@ -98,7 +112,9 @@ def records(exam: Examination, read: Mapping[str, Arrays]) -> Records:
             there = found.rows[places] == a["rows"]
             known = _known(name, values).astype(np.float64)
             column[places[there]] = np.where(np.isfinite(known), known, np.nan)[there]
-            found.sorts[label.replace("_", " ")] = column
+            label = label.replace("_", " ")
+            found.sorts[label] = column
+            found.says[label] = SAYS.get(label, "") if f.instrument == found.source else f.question
     _mends(found, told)
     return found
 
@@ -114,6 +130,7 @@ def _mends(found: Records, told: Sequence[tuple[Finding, Arrays]]) -> None:
                 if at is not None and np.isfinite(value):
                     column[at] = value
             found.sorts["change that mends"] = column
+            found.says["change that mends"] = SAYS["change that mends"]
 
 
 def _known(name: str, values: np.ndarray) -> np.ndarray:
@@ -168,7 +185,7 @@ def cells(found: Records, places: Sequence[int], sort: str) -> list[dict[str, An
         if image:
             cell["image"] = image
         else:
-            cell["text"] = " ".join(tokens(found, at)[:40])
+            cell["text"] = prose(tokens(found, at))[:300]
         made.append(cell)
     return made
 
@@ -213,6 +230,19 @@ def tokens(found: Records, at: int) -> list[str]:
     return [_text(float(v)) for v in values[at][:64]] if values is not None and values.ndim == 2 else []
 
 
+def padding(words: Sequence[str]) -> int:
+    """How many equal words stand at the end, where there are at least three: what fills a text up to its length."""
+    count = next((i for i, word in enumerate(reversed(words)) if word != words[-1]), len(words))
+    return count if count >= 3 else 0
+
+
+def prose(words: Sequence[str]) -> str:
+    """Words as a text; what fills it up is said once."""
+    filled = padding(words)
+    told = [*words[: len(words) - filled], *([f"{words[-1]} ×{filled}"] if filled else [])]
+    return " ".join(told)
+
+
 def _url(pixels: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(png(np.ascontiguousarray(pixels), level=1)).decode(
         "ascii"
@@ -232,6 +262,11 @@ def parts(values: np.ndarray, words: Sequence[str], said: str) -> Any:
     flat = np.nan_to_num(np.asarray(values, np.float64).reshape(-1))
     if not words:
         return marks.bars(flat, said)
+    filled = padding(words)
+    if filled and flat.size == len(words):
+        # What fills the text up counts as one.
+        words = [*words[:-filled], f"{words[-1]} ×{filled}"]
+        flat = np.append(flat[:-filled], flat[-filled:].sum())
     top = float(np.abs(flat).max(initial=0.0)) or 1.0
     shown = list(zip(flat.tolist(), words, strict=False))
     spans = [
@@ -263,10 +298,7 @@ def maps(
     made = []
     for f in exam:
         a = read.get(f.instrument, {})
-        for ids, values, title in (
-            ("rows", "maps", ""),
-            ("explained", "for the answer", "speaks for the answer, not the label"),
-        ):
+        for ids, values, title in MAPS:
             if ids not in a or values not in a or a[ids].ndim != 1 or len(a[values]) != len(a[ids]):
                 continue
             places = (a[ids] == row).nonzero()[0]
@@ -371,12 +403,14 @@ def reasons(found: Records, at: int, exam: Examination) -> list[str]:
         same = int(((a["labels"] == label) & (a["answers"] == answer)).sum())
         of = int((a["labels"] == label).sum())
         said.append(
-            f"Of the {of} examples of {label} kept here, {same} {'is' if same == 1 else 'are'} answered {answer}."
+            f"Of the {of} examples labelled {label} that are kept here, "
+            f"{same} {'is' if same == 1 else 'are'} answered {answer}."
         )
     if "probabilities" in a and a["probabilities"].ndim == 2:
         sure = float(a["probabilities"][at, 0])
         surer = float((a["probabilities"][:, 0] > sure).mean())
-        said.append(f"It is {sure:.1%} sure of {answer}; {surer:.0%} of all answers are surer.")
+        told = f"{surer:.0%} of all answers are surer" if surer >= 0.005 else "hardly any answer is surer"
+        said.append(f"It is {sure:.1%} sure of {answer}; {told}.")
     column = found.sorts.get("change that mends")
     if column is not None and not np.isnan(column[at]):
         length = format_number(float(column[at]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from microtome.errors import StoreError, UsageError
-from microtome.finding import encode_json, format_number
+from microtome.finding import Examination, encode_json, format_number
 from microtome.report.atlas import index_of, paper_of, summary
 from microtome.report.html import ROOMS, facts_of, part_of, report_html, script_json, worries_of
 from microtome.report.text import UNMEASURED
@@ -23,6 +24,12 @@ from microtome.web.render import page, statics
 
 PAGE = 50
 CELLS = 60
+BESIDE = 3
+"""Examinations that a page offers to be compared with."""
+EXAMPLES = "reliability/examples"
+"""What the pages name to those who want to know how single examples were answered."""
+MAPPER = "explain/integrated_gradients"
+"""What they name to those who want a map of an example."""
 STATUSES = ("complete", "running", "partial", "stopped")
 TAB = {"examination": "Examination", "layers": "Layers", "examples": "Examples"}
 
@@ -41,7 +48,9 @@ def trouble(lab: Lab, request: Request, status: int, said: str) -> Response:
     """A page for what went wrong."""
     if request.url.path.endswith(("/state", "/cells")):
         return JSONResponse({"error": said}, status_code=status)
-    return show(lab, request, "trouble.html.j2", status, code=status, said=said)
+    exam = request.path_params.get("exam", "")
+    line = next(iter(lab.lines([exam])), None) if status != 503 else None
+    return show(lab, request, "trouble.html.j2", status, code=status, said=said, line=line)
 
 
 # --- subjects and examinations -----------------------------------------------------------------------
@@ -86,7 +95,7 @@ def running(lab: Lab, request: Request) -> Response:
 
 def _running(lab: Lab) -> list[dict[str, Any]]:
     ids = lab.store.running()
-    return [answers.progress(line, lab.store.progress(line.id)) for line in lab.store.lines(ids)]
+    return [answers.progress(line, lab.progress(line)) for line in lab.lines(ids)]
 
 
 def retag(lab: Lab, request: Request) -> Response:
@@ -128,15 +137,30 @@ def examination(lab: Lab, request: Request) -> Response:
         rooms=rows.rooms(exam),
         room_questions=ROOMS,
         unmeasured={s: [f for f in exam if f.status == s] for s in UNMEASURED},
-        answers=answers.answers(exam),
-        progress=answers.progress(line, lab.store.progress(line.id)) if line.status == "running" else None,
+        answers=answers.answers(exam, _beside(lab, line, exam)),
+        progress=answers.progress(line, lab.progress(line)) if line.status == "running" else None,
     )
+
+
+def _beside(lab: Lab, line: Line, exam: Examination) -> list[Line]:
+    """A few examinations of the same kind that are nearest in time: what it was before, or what became of it."""
+    some = [each for each in lab.store.page(Filter(status="complete"), 0, PAGE)[0] if each.id != line.id]
+    newer = [each for each in some if each.created > line.created][::-1]
+    nearest = [*newer, *[each for each in some if each.created <= line.created]][: 2 * BESIDE]
+    subjects = lab.store.described([each.id for each in nearest])
+    alike = ("task", "classes", "examples", "input")
+    fit = [
+        each
+        for each in nearest
+        if all(subjects.get(each.id, {}).get(k) == exam.subject.get(k) for k in alike)
+    ]
+    return fit[:BESIDE]
 
 
 def state(lab: Lab, request: Request) -> Response:
     """How far an examination is, for the page that shows it."""
     line = _line(lab, request)
-    found = answers.progress(line, lab.store.progress(line.id))
+    found = answers.progress(line, lab.progress(line))
     return JSONResponse({key: found[key] for key in ("status", "found", "text", "share", "mark")})
 
 
@@ -160,7 +184,7 @@ def finding(lab: Lab, request: Request) -> Response:
     lost = ""
     if f.arrays:
         try:
-            lab.store.arrays_of(line.id, f)
+            lab.arrays_of(line, f)
         except StoreError as error:
             lost = str(error)
     return show(
@@ -265,6 +289,9 @@ def layers(lab: Lab, request: Request) -> Response:
         wanted=wanted,
         drawing=drawing,
         drawing_title=drawing_title,
+        kept_units=[
+            name for name in of_layers.with_units(exam) if name != wanted and name in {x.name for x in found}
+        ],
         likeness=of_layers.likeness(exam, wanted) if chosen else [],
         units=of_layers.units(exam, wanted, read) if chosen else [],
         bars=marks.bars,
@@ -352,6 +379,7 @@ def examples(lab: Lab, request: Request) -> Response:
     found, places, asked = _chosen(lab, line, request)
     at = _whole(request.query_params.get("page", "1"), 1, 10**6)
     first = (at - 1) * CELLS
+    teller = lab.reading(line).exam.findings.get(EXAMPLES)
     labels = found.arrays.get("labels")
     return show(
         lab,
@@ -368,6 +396,8 @@ def examples(lab: Lab, request: Request) -> Response:
         pages=max(1, -(-len(places) // CELLS)),
         classes=sorted(set(labels.tolist()))[:1000] if labels is not None else [],
         wrong=int(found.wrong.sum()) if found.wrong is not None else None,
+        teller=EXAMPLES,
+        refused=teller.reason if teller and teller.status in ("refused", "failed") else "",
     )
 
 
@@ -413,10 +443,10 @@ def example(lab: Lab, request: Request) -> Response:
         told=told,
         graph=single.graph(found, place) if place is not None else ("", ""),
         cell=single.cells(found, [place], asked["sort"])[0] if place is not None else None,
-        words=words,
+        text=single.prose(words),
         top=_top(found, place) if told else [],
         numbers_here=[
-            (name, format_number(float(column[place])))
+            (name, format_number(float(column[place])), found.says.get(name, ""))
             for name, column in found.sorts.items()
             if place is not None and ":" not in name and column[place] == column[place]
         ],
@@ -426,6 +456,7 @@ def example(lab: Lab, request: Request) -> Response:
         counterfactual=single.counterfactual(found, exam, read, row),
         maps=single.maps(exam, read, row, words),
         mapped=_mapped(exam, read),
+        mapper=_mapper(exam, read, row),
         numbers=list(single.numbers(exam, read, row, found.source)),
         before=order[here - 1] if here else None,
         after=order[here + 1] if here is not None and here + 1 < len(order) else None,
@@ -442,13 +473,41 @@ def _top(found: single.Records, place: int | None) -> list[tuple[int, float]]:
 
 
 def _mapped(exam: Any, read: dict[str, Any]) -> list[int]:
-    """Ids of the examples of which maps were made."""
+    """Ids of the examples of which methods made maps."""
     ids: set[int] = set()
     for a in read.values():
-        for key, values in (("rows", "maps"), ("explained", "for the answer")):
-            if key in a and values in a and a[key].ndim == 1:
-                ids |= set(a[key].tolist())
+        if "rows" in a and "maps" in a and a["rows"].ndim == 1:
+            ids |= set(a["rows"].tolist())
     return sorted(ids)[:200]
+
+
+def _mapper(exam: Any, read: dict[str, Any], row: int) -> dict[str, str]:
+    """The command that makes maps of an example, or why none can."""
+    able = [f.instrument for f in exam if "maps" in f.arrays and "examples" in f.options]
+    refused = [f for f in exam if f.status == "refused" and f.instrument == MAPPER]
+    if refused and not able:
+        return {"name": MAPPER, "refused": refused[0].reason, "command": ""}
+    begun = _again(exam.command)
+    names = able if begun and able else [MAPPER]
+    parts = [
+        begun or "microtome examine ...",
+        *(f"--only {n} --option '{n}.examples=[{row}]'" for n in names[:12]),
+    ]
+    return {"name": MAPPER, "refused": "", "command": " \\\n  ".join(parts)}
+
+
+def _again(command: str) -> str:
+    """The command that examined, to be gone on with: without the report it wrote; nothing where it is no command."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return ""
+    if words[:2] != ["microtome", "examine"]:
+        return ""
+    if "--report" in words:
+        at = words.index("--report")
+        del words[at : at + 2]
+    return shlex.join(words)
 
 
 def compare(lab: Lab, request: Request) -> Response:
@@ -459,10 +518,13 @@ def compare(lab: Lab, request: Request) -> Response:
         return _groups(lab, request)
     given = [v for text in request.query_params.getlist("of") for v in text.split(",") if v]
     ids = list(dict.fromkeys(given))[: comparing.MOST]
-    chosen = lab.store.lines(ids)
+    chosen = lab.lines(ids)
     unknown = [each for each in ids if each not in {line.id for line in chosen}]
-    if request.query_params.get("swap"):
-        chosen = chosen[::-1]
+    if request.query_params.get("by") == "time":
+        # Lists are newest first, and a comparison goes from before to after.
+        chosen.sort(key=lambda line: (line.created, line.id))
+        asked = urlencode({"of": [*(line.id for line in chosen), *unknown]}, doseq=True)
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/compare?{asked}", status_code=307)
     shown: dict[str, Any] = {"chosen_lines": chosen, "unknown": unknown, "courses": [], "names": []}
     if len(chosen) == 1:
         names, courses = comparing.training(lab.reading(chosen[0]).exam)
@@ -496,7 +558,7 @@ def _groups(lab: Lab, request: Request) -> Response:
                 line.id for line in sorted(tagged, key=lambda line: (line.created, line.subject, line.id))
             ]
         ids = list(dict.fromkeys(ids))[: comparing.MOST]
-        sides[side] = lab.store.lines(ids)
+        sides[side] = lab.lines(ids)
         unknown += [each for each in ids if each not in {line.id for line in sides[side]}]
     paired = given.get("paired") == "1"
     if any(key.startswith("g.") or key.endswith("_tag") for key in given):

@@ -93,7 +93,8 @@
     }
   }, true);
   const follow = () => {
-    const id = decodeURIComponent(location.hash.slice(1));
+    let id = location.hash.slice(1);
+    try { id = decodeURIComponent(id); } catch { /* an address that was typed wrong leads nowhere */ }
     const target = id && document.getElementById(id);
     const details = target?.closest?.("details[data-load]");
     if (!details) return;
@@ -113,6 +114,28 @@
   document.querySelectorAll("form[data-live]").forEach((form) => {
     form.addEventListener("input", () => narrow(form));
     form.addEventListener("submit", (event) => { event.preventDefault(); narrow(form); });
+  });
+
+  // --- findings that have a word ----------------------------------------------------------------------
+  document.querySelectorAll("[data-sift]").forEach((box) => {
+    const input = box.querySelector("input"), said = box.querySelector("[role=status]");
+    box.hidden = false;
+    input.addEventListener("input", () => {
+      const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let shown = 0, all = 0;
+      document.querySelectorAll("section.room").forEach((section) => {
+        const room = section.querySelector("h2").textContent;
+        const fits = [...section.querySelectorAll("details.finding")].filter((details) => {
+          const text = `${room} ${details.querySelector("summary").textContent}`.toLowerCase();
+          details.hidden = !words.every((word) => text.includes(word));
+          all += 1;
+          return !details.hidden;
+        });
+        shown += fits.length;
+        section.hidden = !fits.length;
+      });
+      said.textContent = words.length ? (shown ? `${shown} of ${all}` : "None has these words.") : "";
+    });
   });
 
   // --- what changes by itself ------------------------------------------------------------------------
