@@ -68,6 +68,32 @@ def test_every_network_answers_whatever_the_order_of_nodes(level):
         assert torch.allclose(out, again if level == "graph" else again[order], atol=1e-5), name
 
 
+def test_edges_are_read_from_both_ends_and_scored_by_f1():
+    from sklearn.metrics import f1_score
+    from torch_geometric.data import Batch
+
+    from microtome.data.travelling_salesman import tour_graphs
+    from microtome.learn.gnn_benchmark import compare, f1, score, split_task
+    from microtome.nn.benchmark_networks import NETWORKS, build_network
+
+    task = split_task("TSP", "edge", tour_graphs(10, cities=7, neighbours=4), seed=0)
+    batch = Batch.from_data_list(list(task.test))
+    for name in NETWORKS:
+        if name == "PathNN":
+            with pytest.raises(UsageError, match="MT451 PathNN"):
+                build_network(name, 2, 2, task.train, 8, depth=2, level="edge")
+            continue
+        torch.manual_seed(0)
+        model = build_network(name, 2, 2, task.train, 8, depth=2, level="edge").eval()
+        with torch.no_grad():
+            out = model(batch.x, batch.edge_index, batch.batch)
+        assert out.shape == (batch.num_edges, 2)
+        assert score(model, batch, task) == pytest.approx(f1_score(batch.y, out.argmax(1)))
+    assert f1(torch.zeros(3), torch.zeros(3)) == 0.0
+    (result,) = compare(task, ["MLP"], budget=500, seeds=[0], epochs=2)
+    assert 0 <= result.test <= 1 and result.parameters <= 500
+
+
 def test_a_split_keeps_the_shares_of_each_class_and_loses_no_graph():
     task = _tiny()
     assert (len(task.train), len(task.validation), len(task.test), task.classes) == (30, 10, 10, 10)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from microtome.data.graphs import geometric, load
 from microtome.errors import UsageError, nearest
 from microtome.learn.graph_training import KeepBest, fit_graphs
-from microtome.nn.benchmark_networks import NETWORKS, build_network
+from microtome.nn.benchmark_networks import NETWORKS, Level, build_network
 
 
 def parameters(model: nn.Module) -> int:
@@ -68,12 +68,12 @@ class Task:
 
     Attributes:
         name: for people.
-        level: whether nodes or graphs are classified; y is [nodes] or [1] a graph.
+        level: whether nodes, graphs or edges are classified; y is [nodes], [1] or [edges] of a graph.
         train, validation, test: ``Data`` with x, edge_index, y.
     """
 
     name: str
-    level: Literal["node", "graph"]
+    level: Level
     train: Sequence[Any]
     validation: Sequence[Any]
     test: Sequence[Any]
@@ -95,7 +95,7 @@ class Task:
 
 def split_task(
     name: str,
-    level: Literal["node", "graph"],
+    level: Level,
     graphs: Sequence[Any],
     *,
     shares: tuple[float, float] = (0.6, 0.2),
@@ -136,7 +136,7 @@ class Result:
     Attributes:
         network, task, seed: what was trained.
         width, parameters: of the network.
-        test, validation: mean of the accuracies of the classes (of nodes), accuracy (of graphs), 0..1.
+        test, validation: mean of the classes' accuracies (nodes), accuracy (graphs), F1 of class 1 (edges), 0..1.
         seconds: of training.
     """
 
@@ -244,7 +244,7 @@ def _one(
 
 
 def _weights(y: Tensor, task: Task) -> Tensor | None:
-    """Of the classes, so that each counts alike in a batch of nodes; none for graphs."""
+    """Of the classes, so that each counts alike in a batch of nodes or edges; none for graphs."""
     if task.level == "graph":
         return None
     count = torch.bincount(y, minlength=task.classes).float()
@@ -264,15 +264,24 @@ def features(batch: Any, signs: torch.Generator | None = None) -> Tensor:
 
 
 def score(model: nn.Module, batch: Any, task: Task) -> float:
-    """Accuracy of graphs; of nodes the mean of the classes' accuracies."""
+    """Accuracy of graphs; of nodes the mean of the classes' accuracies; of edges :func:`f1`."""
     model.eval()
     with torch.no_grad():
-        right = (model(features(batch), batch.edge_index, batch.batch).argmax(1) == batch.y).double()
+        told = model(features(batch), batch.edge_index, batch.batch).argmax(1)
+    if task.level == "edge":
+        return f1(told, batch.y)
+    right = (told == batch.y).double()
     if task.level == "graph":
         return float(right.mean())
     count = torch.bincount(batch.y, minlength=task.classes)
     hits = torch.bincount(batch.y, right, minlength=task.classes)
     return float((hits / count.clamp_min(1))[count > 0].mean())
+
+
+def f1(told: Tensor, y: Tensor) -> float:
+    """Of class 1: 2 hits / (told + there are); 0 where there is none of either."""
+    hits, both = ((told == 1) & (y == 1)).sum(), (told == 1).sum() + (y == 1).sum()
+    return float(2 * hits / both) if both else 0.0
 
 
 def kendall(a: Sequence[float], b: Sequence[float]) -> float:
@@ -297,6 +306,6 @@ def rank_stability(results: Sequence[Result]) -> float:
 
 
 __all__ = [
-    "Result", "Task", "compare", "features", "kendall", "parameters", "published_task", "rank_stability", "score",
+    "Result", "Task", "compare", "f1", "features", "kendall", "parameters", "published_task", "rank_stability", "score",
     "split_task", "width_for",
 ]  # fmt: skip

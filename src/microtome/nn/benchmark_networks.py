@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microtome.data.graphs import geometric
+from microtome.errors import UsageError
 from microtome.nn.pathnn import PathNN
 
 geometric()
@@ -25,6 +26,8 @@ from torch_geometric.nn import (  # noqa: E402 - only once it is known to be the
 )
 from torch_geometric.utils import degree  # noqa: E402
 
+Level = Literal["node", "graph", "edge"]
+"""What is classified."""
 NETWORKS = {
     "MLP": 1, "GCN": 1, "SAGE": 1, "GAT": 4, "GatedGCN": 1, "MoNet": 1, "GIN": 1, "PNA": 1, "PathNN": 1,
 }  # fmt: skip
@@ -79,12 +82,12 @@ _LAYERS: dict[str, Callable[[int, Tensor], nn.Module]] = {
 
 
 class Frame(nn.Module):
-    """Embedding, layers x + relu(norm(conv(x))), a perceptron of nodes or of the mean over each graph.
+    """Embedding, layers x + relu(norm(conv(x))), a perceptron of nodes, both ends of edges, or a graph's mean.
 
     Args:
         layers: convolutions of one width.
         inputs, width, outputs: widths.
-        level: "node" or "graph".
+        level: "node", "graph" or "edge".
     """
 
     def __init__(
@@ -93,28 +96,29 @@ class Frame(nn.Module):
         inputs: int,
         width: int,
         outputs: int,
-        level: Literal["node", "graph"],
+        level: Level,
     ) -> None:
         super().__init__()
         self.embed, self.level = nn.Linear(inputs, width), level
         self.convs = nn.ModuleList(layers)
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in layers)
-        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs))
+        read = 2 * width if level == "edge" else width
+        self.head = nn.Sequential(nn.Linear(read, width), nn.ReLU(), nn.Linear(width, outputs))
 
     def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
-        """[nodes, inputs] -> [nodes, outputs] or [graphs, outputs]."""
+        """[nodes, inputs] -> [nodes, outputs], [graphs, outputs] or [edges, outputs]."""
         x = self.embed(x)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = x + F.relu(norm(conv(x, edge_index)))
+        if self.level == "edge":
+            return self.head(x[edge_index.T].flatten(1))
         return self.head(global_mean_pool(x, batch) if self.level == "graph" else x)
 
 
 class PathFrame(PathNN):
     """PathNN with all shortest paths, of graphs or of nodes."""
 
-    def __init__(
-        self, inputs: int, width: int, outputs: int, length: int, level: Literal["node", "graph"]
-    ) -> None:
+    def __init__(self, inputs: int, width: int, outputs: int, length: int, level: Level) -> None:
         super().__init__(inputs, width, outputs, length=length, norm=False)
         self.level = level
 
@@ -135,13 +139,21 @@ def build_network(
     width: int,
     *,
     depth: int,
-    level: Literal["node", "graph"],
+    level: Level,
 ) -> nn.Module:
-    """A network of :data:`NETWORKS`; the degrees of ``graphs``, those of training, scale PNA's aggregates."""
+    """A network of :data:`NETWORKS`; the degrees of ``graphs``, those of training, scale PNA's aggregates.
+
+    Raises:
+        UsageError: MT451 for PathNN on edges, for which it has no head.
+    """
     if name == "PathNN":
+        if level == "edge":
+            raise UsageError(
+                "MT451", "PathNN classifies nodes and graphs, not edges", fix="name other networks"
+            )
         return PathFrame(inputs, width, outputs, depth, level)
     histogram = torch.bincount(torch.cat([degree(g.edge_index[1], g.num_nodes, torch.long) for g in graphs]))
     return Frame([_LAYERS[name](width, histogram) for _ in range(depth)], inputs, width, outputs, level)
 
 
-__all__ = ["NETWORKS", "Frame", "MoNet", "Own", "PathFrame", "build_network"]
+__all__ = ["NETWORKS", "Frame", "Level", "MoNet", "Own", "PathFrame", "build_network"]
