@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json as json_text
 import os
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from microtome.cli.output import align, say, show, show_json
+from microtome.cli.workers import apart
 from microtome.errors import UsageError, nearest
 
 study = App(name="study", help="Run experiments that test a paper's claim, and show their verdicts.")
@@ -122,7 +119,13 @@ def run_studies(
         Literal["smoke", "full"],
         Parameter(help="smoke: seconds, decides nothing; full: minutes, gives the verdict."),
     ] = "smoke",
-    jobs: Annotated[int, Parameter(help="Studies at a time, each in a process of its own.")] = 1,
+    jobs: Annotated[
+        int | None,
+        Parameter(
+            help="Studies at a time, each in a process of its own. By default as many as there are cores at the small "
+            "scale, one with all cores at the full."
+        ),
+    ] = None,
     seed: Annotated[int, Parameter(help="Shift every seed of studies that can be repeated with others.")] = 0,
     repeat: Annotated[
         int, Parameter(help="Runs with seeds SEED, SEED + 1, ...: is the verdict the same?")
@@ -146,8 +149,8 @@ def run_studies(
         raise UsageError(
             "MT423", "no study is named", fix="name some, or give --all; `microtome study list` shows them"
         )
-    if jobs < 1 or repeat < 1:
-        raise UsageError("MT423", "--jobs and --repeat are at least 1", fix="leave them out for 1")
+    if (jobs is not None and jobs < 1) or repeat < 1:
+        raise UsageError("MT423", "--jobs and --repeat are at least 1", fix="leave them out")
     if record and (scale != "full" or seed):
         raise UsageError(
             "MT423", "only full runs from seed 0 are recorded", fix="give --scale full, and no --seed"
@@ -157,7 +160,10 @@ def run_studies(
     found: dict[str, list[dict[str, Any]]] = {slug: [] for slug in chosen}
     failed: list[str] = []
     done = 0
-    for task, text, error in _outcomes(chosen, scale, jobs, seed, repeat):
+    cores = os.cpu_count() or 1
+    at_once = jobs or (cores if scale == "smoke" else 1)
+    tasks = [_Task(slug, scale, seed + i) for slug in chosen for i in range(repeat)]
+    for task, text, error in apart(_measured, tasks, jobs=at_once, threads=max(cores // at_once, 1)):
         done += 1
         count = f"[{done}/{len(chosen) * repeat}]"
         if error:
@@ -193,51 +199,16 @@ def run_studies(
 @dataclass(frozen=True)
 class _Task:
     slug: str
+    scale: str
     seed: int
 
 
-_WORK = """
-import sys
-from microtome.study import as_json, run, study
-found = run(study(sys.argv[1]), smoke=sys.argv[2] == "smoke", seed=int(sys.argv[3]))
-sys.stdout.write("\\n" + as_json(found))
-"""
+def _measured(task: _Task) -> str:
+    """The record of one run, as JSON."""
+    from microtome.study import as_json, run
+    from microtome.study import study as load
 
-
-def _outcomes(
-    chosen: Sequence[str], scale: str, jobs: int, seed: int, repeat: int
-) -> Iterator[tuple[_Task, str, str]]:
-    """(task, record as JSON, error), as they end; each in a process of its own."""
-    threads = str(max((os.cpu_count() or 1) // jobs, 1))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
-    running: list[subprocess.Popen[str]] = []
-
-    def work(task: _Task) -> tuple[_Task, str, str]:
-        command = [sys.executable, "-c", _WORK, task.slug, scale, str(task.seed)]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        running.append(process)
-        out, err = process.communicate()
-        if process.returncode:
-            lines = [line for line in err.strip().splitlines() if line.strip()]
-            return task, "", lines[-1] if lines else f"it ended with status {process.returncode}"
-        return task, out[out.index("\n{") :], ""  # a study may print
-
-    tasks = [_Task(slug, seed + i) for slug in chosen for i in range(repeat)]
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(work, task) for task in tasks}
-        try:
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for each in done:
-                    yield each.result()
-        except BaseException:
-            for future in waiting:
-                future.cancel()
-            for process in running:
-                process.terminate()
-            raise
+    return as_json(run(load(task.slug), smoke=task.scale == "smoke", seed=task.seed))
 
 
 def _with_repeats(runs: list[dict[str, Any]]) -> dict[str, Any]:
