@@ -264,7 +264,7 @@ def _compared(values: list[Mapping[str, float]], a: str, b: str) -> tuple[float,
 
 def measure(smoke: bool) -> Measured:
     """Planted pixels, digits, and the bounds themselves."""
-    seeds, epochs, images = (2, 2, 4) if smoke else (10, 30, 40)
+    seeds, epochs, images = (1, 2, 4) if smoke else (10, 30, 40)
     numbers: dict[str, float] = {}
     by_depth: dict[int, list[Mapping[str, float]]] = {}
     for depth in (1, 2, 4):

@@ -76,6 +76,8 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         "tanh": partial(m.Cnn, activation=torch.tanh),
         "GELU": partial(m.Cnn, activation=F.gelu),
     }
+    if smoke:
+        makers = {name: makers[name] for name in ("ReLU", "tanh")}
     for name, make in makers.items():
         model = m.train(make, x, y, 0, epochs)
         numbers[f"{name}, completeness error"] = _missing(model, shown)

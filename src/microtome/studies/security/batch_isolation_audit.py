@@ -22,9 +22,9 @@ def audited(smoke: bool) -> tuple[dict[str, float], dict[str, int]]:
     """Every case of the suite with each seed; counts of what was found."""
     seeds = 1 if smoke else 5
     chosen = {
-        "apart": dict(list(APART.items())[:3]) if smoke else APART,
+        "apart": dict(list(APART.items())[:2]) if smoke else APART,
         "hard": dict(list(HARD.items())[:1]) if smoke else HARD,
-        "meets": dict([*list(MEETS.items())[:3], *list(MEETS.items())[-3:]]) if smoke else MEETS,
+        "meets": dict([*list(MEETS.items())[:1], *list(MEETS.items())[-2:]]) if smoke else MEETS,
     }
     counts = dict.fromkeys(
         ("clean", "proven", "hard", "hard proven", "leaky", "flagged", "named", "seen", "seen with triggers",
@@ -67,7 +67,7 @@ def fuzzed(smoke: bool) -> dict[str, int]:
         ),
         0,
     )
-    for seed in range(8 if smoke else 400):
+    for seed in range(4 if smoke else 400):
         program, meeting = drawn(seed)
         x = torch.randn(6, *SHAPE, generator=torch.Generator().manual_seed(seed))
         found = audit(program, (x,))

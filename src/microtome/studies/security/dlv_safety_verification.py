@@ -101,14 +101,15 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     queries = wrong = safe_total = contradicted = 0
     missed = {"FGSM": 0, "PGD": 0}
     unsafe = 0
+    networks = [network(start + i, epochs) for i in range(seeds)]
+    data = digits("test")
+    assert data.y is not None
+    x = data.x[:images]
+    subjects = [Subject(model, [(x, data.y[:images])], bounds=(0, 1)) for model in networks]
     for free in range(3, most + 1):
         spent, looked = dict.fromkeys((*METHODS, "brute force"), 0.0), dict.fromkeys(METHODS, 0.0)
         once = 0
-        for seed in range(start, start + seeds):
-            model, data = network(seed, epochs), digits("test")
-            assert data.y is not None
-            x = data.x[:images]
-            subject = Subject(model, [(x, data.y[:images])], bounds=(0, 1))
+        for model, subject in zip(networks, subjects, strict=True):
             _ = subject.graph  # captured once a network, not once a query
             at, values = grid_of(model, x, free)
             began = time.perf_counter()

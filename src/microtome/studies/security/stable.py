@@ -36,7 +36,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     worst = budgets[-1]
     found = suite.Numbers()
     note = ""
-    for trial in suite.trials(smoke, range(seed + 1, seed + (3 if smoke else 6))):
+    for trial in suite.trials(smoke, range(seed + 1, seed + (2 if smoke else 6))):
         note = trial.note
         epochs = 10 if smoke else 100
 

@@ -117,7 +117,7 @@ def _capacity(x: Tensor, y: Tensor, seeds: range, epochs: int) -> dict[int, floa
 
 def measure(smoke: bool, seed: int = 0) -> Measured:
     """Fits of true and randomised data, with and without regularisers, by share of corruption and by width."""
-    count, epochs, few = (2, 2, 100) if smoke else (3, 500, None)
+    count, epochs, few = (2, 2, BATCH) if smoke else (3, 500, None)
     first = 10_000 * seed + 5000
     seeds = range(first, first + count)
     x, y, test, truth = data = tuple(part[:few] for part in (*tensors("train"), *tensors("test")))
