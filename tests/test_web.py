@@ -282,6 +282,7 @@ def test_a_running_examination_is_followed(tmp_path: Path) -> None:
         watcher = Written(Silent(), store.run_folder("r1"), instruments=4)
         watcher.round_started(1, 100, ("a/b", "c/d", "e/f", "g/h"))
         client = lab(store)
+        assert "nothing is measured yet" in client.get("/e/r1").text
         assert client.get("/e/r1/state").json()["text"].startswith("0 of 4 instruments have answered")
         watcher.progress.at = 0.0
         watcher.advanced(50)
@@ -295,11 +296,11 @@ def test_a_running_examination_is_followed(tmp_path: Path) -> None:
         )
         assert "a network" in client.get("/running?bare=1").text
         assert "1 of 4" in client.get("/e/r1").text
+        assert "may come yet" in client.get("/e/r1/examples").text
+        assert "may come yet" in client.get("/e/r1/layers").text
         progress = read_progress(store.run_folder("r1"))
         assert progress is not None and progress.found == 1
         progress.at = time.time() - 1000
-        import msgspec
-
         (store.run_folder("r1") / "progress.json").write_bytes(msgspec.json.encode(progress))
         assert "may have been killed" in client.get("/running?bare=1").text
         assert "microtome examine --resume r1" in client.get("/").text
@@ -753,7 +754,7 @@ def test_what_fills_a_text_up_is_said_once() -> None:
     words = ["a", "film", "[PAD]", "[PAD]", "[PAD]"]
     assert single.prose(words) == "a film [PAD] ×3" and single.prose(["ha", "ha"]) == "ha ha"
     assert single.prose([]) == "" and single.prose(["x"] * 4) == "x ×4"
-    shown = str(single.parts(np.array([1.0, 0.5, 0.1, 0.1, 0.05]), words, "said"))
+    shown = str(single.parts(np.array([1.0, 0.5, 0.1, 0.1, 0.05, 0.0, 0.0]), words, "said"))
     assert re.findall(r'title="([^"]+)">([^<]*)<', shown) == [
         ("+1.00", "a"), ("+0.50", "film"), ("+0.25", "[PAD] ×3"),
     ]  # fmt: skip
@@ -955,6 +956,13 @@ def test_groups_that_are_none(store: Store, tmp_path: Path) -> None:
     assert "groups of 1 and 2 runs" in uneven
     with open_store(tmp_path / "empty") as empty:
         assert "There is no examination." in lab(empty).get("/compare?groups=1").text
+
+
+def test_a_course_of_a_number_nobody_measured_is_left_out(store: Store) -> None:
+    exam = trained()
+    del exam.findings["reliability/accuracy"].quantities["accuracy"]
+    store.save(exam)
+    assert lab(store).get("/compare?of=t1").status_code == 200
 
 
 def test_many_and_along_training(store: Store) -> None:

@@ -205,7 +205,9 @@ def training(exam: Examination) -> tuple[list[str], list[Course]]:
     tables = []
     for f in exam:
         table = f.tables.get("trajectory")
-        if f.status == "measured" and table and "step" in table.columns and f.headline in table.columns:
+        if f.status != "measured" or not table or f.headline not in f.quantities:
+            continue
+        if {"step", f.headline} <= set(table.columns):
             at, value = table.columns.index("step"), table.columns.index(f.headline)
             known = {float(s): row[value] for row in table.rows if isinstance(s := row[at], int | float)}
             steps |= dict.fromkeys(known)

@@ -263,8 +263,9 @@ def parts(values: np.ndarray, words: Sequence[str], said: str) -> Any:
     if not words:
         return marks.bars(flat, said)
     filled = padding(words)
-    if filled and flat.size == len(words):
-        # What fills the text up counts as one.
+    if filled and flat.size >= len(words):
+        # What fills the text up counts as one; a map may go on where no text is.
+        flat = flat[: len(words)]
         words = [*words[:-filled], f"{words[-1]} ×{filled}"]
         flat = np.append(flat[:-filled], flat[-filled:].sum())
     top = float(np.abs(flat).max(initial=0.0)) or 1.0
