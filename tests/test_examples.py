@@ -9,7 +9,7 @@ from torch import nn
 import microtome
 from microtome.finding import Examination
 from microtome.instruments.reliability._pictures import _thumbnail, nearest
-from microtome.web import single
+from microtome.report import single
 
 
 def test_nearest_is_what_a_loop_finds() -> None:

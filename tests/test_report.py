@@ -497,6 +497,45 @@ def test_maps_from_blue_to_red_are_told_from_pictures() -> None:
     assert [image.get("class", "") for image in page.all("img")] == ["", "", "signed", ""]
 
 
+def test_the_questions_are_answered_in_one_file() -> None:
+    """What is confused, whether probabilities can be trusted, what is wasteful, and why its mistakes are wrong."""
+    from web_lab import examination as examined
+
+    exam = examined()
+    page = Page(report_html(exam))
+    text = page.text()
+    for said in (
+        "13 mistakes: 2 taken for 1 (9×)", "Confidences are off by 0.31.", "fc: 90% of its 800 weights can go alone",
+        "Surest and wrong: 7 (1 taken for 2), 17 (2 taken for 0)", "microtome compare OTHER e1",
+    ):  # fmt: skip
+        assert said in text, said
+    a = exam.findings["reliability/examples"].arrays
+    wrong = np.flatnonzero(a["labels"] != a["answers"])
+    worst = wrong[np.argsort(-a["loss"][wrong], kind="stable")][: report_module.MISTAKES]
+    told = [h for level, h in page.headings if h.startswith("Example ")]
+    assert told == [f"Example {i}: labelled {a['labels'][i]}, answered {a['answers'][i]}" for i in worst]
+    assert "of label" in text and "for the answer instead of the label" in text
+    links = {link["href"][1:] for link in page.all("a") if link["href"].startswith("#")}
+    ids = [tag["id"] for _, tag in page.tags if "id" in tag]
+    assert links <= set(ids) and len(ids) == len(set(ids))
+    assert all(image["alt"] for image in page.all("img"))
+
+
+def test_mistakes_need_the_arrays_and_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    from web_lab import examination as examined
+
+    exam = examined()
+    bare = decode_examination(encode_json(exam))  # arrays by type and shape alone
+    assert list(report_module.mistakes_of(bare)) == []
+    assert "Its surest mistakes" not in report_html(bare)
+    monkeypatch.setattr(report_module, "MISTAKES_SIZE", 6000)
+    assert 0 < len(list(report_module.mistakes_of(exam))) < report_module.MISTAKES
+    a = exam.findings["reliability/examples"].arrays
+    for name, odd in {"neighbours": np.full((300, 5), 10**12), "loss": np.full(300, np.nan)}.items():
+        a[name] = odd
+    assert Page(report_html(exam)).stack == []
+
+
 def test_long_numbers_are_grouped() -> None:
     assert [number_text(v) for v in (61706, -1363200.0, 9999, 0.5, 1.5e7)] == [
         "61,706", "-1,363,200", "9999", "0.5", "1.50e+07",

@@ -23,10 +23,11 @@ from web_lab import COUNT, answered, examination, findings, trained
 from microtome.errors import StoreError, UsageError
 from microtome.finding import Coverage, Figure, Finding, Quantity, Table
 from microtome.progress import Progress, Silent, Written, read_progress
+from microtome.report import single
+from microtome.report.layers import exciting, layers, wasteful
 from microtome.store import Filter, Store, open_store
 from microtome.store.arrays import array_path
-from microtome.web import address, application, listen, single
-from microtome.web.layers import exciting, layers, wasteful
+from microtome.web import address, application, listen
 
 HOME = "http://127.0.0.1:7345"
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"quoted\" '{{ 7919 * 7927 }}'"
@@ -807,7 +808,7 @@ def test_what_is_offered_for_comparison_is_of_the_same_kind(store: Store) -> Non
 
 
 def test_mistakes_are_counted_beyond_the_table() -> None:
-    from microtome.web.answers import answers
+    from microtome.report.answers import answers
 
     made = findings()
     made["reliability/accuracy"] = msgspec.structs.replace(

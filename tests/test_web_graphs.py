@@ -18,10 +18,11 @@ from microtome.finding import Finding, Quantity
 from microtome.instruments.reliability.examples import Examples
 from microtome.laws.subjects import graphs, nodes
 from microtome.passes import run_instruments
+from microtome.report import graph_drawing
 from microtome.signals import graph_pictures
 from microtome.store import open_store
 from microtome.structure import Structure
-from microtome.web import application, graph_drawing
+from microtome.web import application
 
 HOME = "http://127.0.0.1:7345"
 

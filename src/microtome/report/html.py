@@ -20,14 +20,22 @@ from typing import Any
 
 import jinja2
 import msgspec
+import numpy as np
 
 from microtome.drawing import is_drawing, svg
 from microtome.errors import UsageError
 from microtome.figures import figure_rows
 from microtome.finding import Examination, Figure, Finding, Table, encode_json, format_number
+from microtome.report import single
 from microtome.report import text as words
+from microtome.report.answers import answers
+from microtome.report.text import anchor
 
 SIZE_CAP = 5_000_000
+MISTAKES = 8
+"""Wrong examples that are shown."""
+MISTAKES_SIZE = 600_000
+"""Characters that they may have together."""
 FIGURE_ROWS = 100
 """Rows of a figure's data that are also written as a table; all are in the embedded JSON."""
 TABLE_ROWS = 300
@@ -82,8 +90,9 @@ def write_report(exam: Examination, path: str | Path) -> Path:
 
 def report_html(exam: Examination) -> str:
     """Return the report as one HTML document of at most 5 MB, unless text alone is more."""
-    exam, note = _fitted(exam)
-    page = _page(exam, note)
+    mistakes = list(mistakes_of(exam))
+    exam, note = _fitted(exam, len(repr(mistakes)))
+    page = _page(exam, note, mistakes)
     if len(page) > SIZE_CAP:
         megabytes = len(page) / 1e6
         warnings.warn(
@@ -92,7 +101,7 @@ def report_html(exam: Examination) -> str:
     return page
 
 
-def _page(exam: Examination, note: str) -> str:
+def _page(exam: Examination, note: str, mistakes: Sequence[Mapping[str, Any]]) -> str:
     draws = any(f.figures for f in exam)
     scripts = [library(), own("draw.js")] if draws else []
     drawn = dict(parts_of(exam))
@@ -109,6 +118,8 @@ def _page(exam: Examination, note: str) -> str:
             size_note=note,
             facts=list(facts_of(exam)),
             inferred=[str(line) for line in exam.subject.get("inferred") or ()],
+            answers=answers(named(exam)),
+            mistakes=mistakes,
             worries=list(worries_of(exam)),
             grades={grade: sum(f.grade == grade for f in exam) for grade in ("good", "watch", "alarm", None)},
             statuses={s: sum(f.status == s for f in exam) for s in ("measured", *words.UNMEASURED)},
@@ -173,6 +184,40 @@ def worries_of(exam: Examination) -> Iterator[dict[str, str]]:
         if wrong:
             said = f"This instrument read {', '.join(wrong)} wrong, so do not trust its finding."
             yield {"kind": "tool", "id": anchor(name), "name": name, "said": said, "value": "", "rule": ""}
+
+
+def mistakes_of(exam: Examination) -> Iterator[dict[str, Any]]:
+    """The wrong answers of greatest loss, each with what it resembles and what speaks for it.
+
+    Nothing where the values of the arrays are not at hand, as in an examination that was read without them.
+    """
+    exam = named(exam)
+    read = {
+        f.instrument: f.arrays for f in exam if "rows" in f.arrays and all(map(_at_hand, f.arrays.values()))
+    }
+    found = single.records(exam, read)
+    if found.wrong is None:
+        return
+    written = 0
+    for at in single.order(found, "loss", True, "", "", True)[:MISTAKES].tolist():
+        tokens = single.tokens(found, at)
+        row = int(found.rows[at])
+        made = {
+            "cell": single.cells(found, [at], "")[0],
+            "text": single.prose(tokens),
+            "reasons": single.reasons(found, at, exam),
+            "near": single.neighbours(found, at),
+            "maps": single.maps(exam, read, row, tokens),
+        }
+        written += len(repr(made))
+        if written > MISTAKES_SIZE:
+            return
+        yield made
+
+
+def _at_hand(array: np.ndarray) -> bool:
+    """Whether an array has its values; one that was not loaded is a single zero seen from everywhere."""
+    return array.size < 2 or any(array.strides)
 
 
 def parts_of(exam: Examination) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -288,11 +333,6 @@ def _records(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"columns": columns, "rows": [[record.get(c) for c in columns] for record in records]}
 
 
-def anchor(instrument: str) -> str:
-    """Return the id of a finding's section; stable, so that links into a report last."""
-    return "f-" + "".join(c if c.isalnum() and c.isascii() else "--" if c == "/" else "-" for c in instrument)
-
-
 def seconds_text(seconds: float) -> str:
     """Render a duration for people."""
     if seconds >= 90:
@@ -322,8 +362,12 @@ def script_json(data: bytes) -> str:
 # --- keeping it small --------------------------------------------------------------------------------
 
 
-def _fitted(exam: Examination) -> tuple[Examination, str]:
-    """Thin, then drop figure data, the largest first, until the report is below its cap; say where."""
+def _fitted(exam: Examination, taken: int) -> tuple[Examination, str]:
+    """Thin, then drop figure data, the largest first, until the report is below its cap; say where.
+
+    Args:
+        taken: characters that the page has besides.
+    """
     weights = {
         (name, key): len(encode_json(figure.spec))
         for name, finding in exam.findings.items()
@@ -331,7 +375,7 @@ def _fitted(exam: Examination) -> tuple[Examination, str]:
     }
     # Libraries and text, then every figure's data: once as JSON, and up to as much again as a table.
     rest = len(encode_json(exam)) - sum(weights.values())
-    room = SIZE_CAP - len(library()) - 3 * rest - 200_000
+    room = SIZE_CAP - len(library()) - 3 * rest - taken - 200_000
     if 2 * sum(weights.values()) <= room:
         return exam, ""
     findings = dict(exam.findings)

@@ -123,3 +123,8 @@ def cell_text(value: Any) -> str:
     if isinstance(value, float):
         return format_number(value)
     return str(value)
+
+
+def anchor(instrument: str) -> str:
+    """Return the id of a finding's section; stable, so that links into a report last."""
+    return "f-" + "".join(c if c.isalnum() and c.isascii() else "--" if c == "/" else "-" for c in instrument)

@@ -11,10 +11,10 @@ import numpy as np
 
 from microtome.comparison import Comparison, Difference, compare
 from microtome.finding import Examination, Finding, format_number
+from microtome.report import marks
 from microtome.report.html import ROOMS
+from microtome.report.layers import layers
 from microtome.report.text import number_text
-from microtome.web import marks
-from microtome.web.layers import layers
 
 MOST = 24
 """Examinations that are set side by side at once."""

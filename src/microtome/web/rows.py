@@ -6,7 +6,8 @@ from typing import Any
 
 from microtome.finding import Examination
 from microtome.report import text as words
-from microtome.report.html import anchor, named
+from microtome.report.html import named
+from microtome.report.text import anchor
 
 LARGEST_FIGURE = 4_000_000
 """Characters of a figure's specification beyond which the browser is spared it."""

@@ -13,13 +13,15 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from microtome.errors import StoreError, UsageError
 from microtome.finding import Examination, encode_json, format_number
+from microtome.report import answers, marks, single
+from microtome.report import layers as of_layers
 from microtome.report.atlas import index_of, paper_of, summary
 from microtome.report.html import ROOMS, facts_of, part_of, report_html, script_json, worries_of
-from microtome.report.text import UNMEASURED
+from microtome.report.text import UNMEASURED, anchor
 from microtome.store import Filter, Line
-from microtome.web import answers, marks, rows, single
-from microtome.web import layers as of_layers
+from microtome.web import rows
 from microtome.web.lab import Lab
+from microtome.web.progress import progress_of
 from microtome.web.render import page, statics
 
 PAGE = 50
@@ -95,7 +97,7 @@ def running(lab: Lab, request: Request) -> Response:
 
 def _running(lab: Lab) -> list[dict[str, Any]]:
     ids = lab.store.running()
-    return [answers.progress(line, lab.progress(line)) for line in lab.lines(ids)]
+    return [progress_of(line, lab.progress(line)) for line in lab.lines(ids)]
 
 
 def retag(lab: Lab, request: Request) -> Response:
@@ -137,9 +139,35 @@ def examination(lab: Lab, request: Request) -> Response:
         rooms=rows.rooms(exam),
         room_questions=ROOMS,
         unmeasured={s: [f for f in exam if f.status == s] for s in UNMEASURED},
-        answers=answers.answers(exam, _beside(lab, line, exam)),
-        progress=answers.progress(line, lab.progress(line)) if line.status == "running" else None,
+        answers=_answers(lab, line, exam),
+        progress=progress_of(line, lab.progress(line)) if line.status == "running" else None,
     )
+
+
+def _answers(lab: Lab, line: Line, exam: Examination) -> list[dict[str, Any]]:
+    """The short answers, each with the place in the lab that says more, and where to see what changed."""
+    here = f"/e/{line.id}/"
+    shown = []
+    for each in answers.answers(exam):
+        to = here + each["screen"] if each["screen"] else f"#{anchor(each['finding'])}"
+        shown.append(each | {"to": to, "links": [(text, here + path) for text, path in each["links"]]})
+    beside: dict[str, Any] = {"grade": None, "to": f"/compare?of={line.id}", "links": []}
+    if any("trajectory" in f.tables for f in exam):
+        said = "Its checkpoints: every deciding number along training, to scrub through."
+        shown.append(beside | {"question": "How did it come to this?", "said": said})
+    elif shown:
+        said = (
+            "Set it beside another: before and after pruning, two seeds. What is more than noise comes first."
+        )
+        links = [
+            (
+                other.subject or other.id,
+                f"/compare?{urlencode({'by': 'time', 'of': (line.id, other.id)}, doseq=True)}",
+            )
+            for other in _beside(lab, line, exam)
+        ]
+        shown.append(beside | {"question": "What changed?", "said": said, "links": links})
+    return shown
 
 
 def _beside(lab: Lab, line: Line, exam: Examination) -> list[Line]:
@@ -160,7 +188,7 @@ def _beside(lab: Lab, line: Line, exam: Examination) -> list[Line]:
 def state(lab: Lab, request: Request) -> Response:
     """How far an examination is, for the page that shows it."""
     line = _line(lab, request)
-    found = answers.progress(line, lab.progress(line))
+    found = progress_of(line, lab.progress(line))
     return JSONResponse({key: found[key] for key in ("status", "found", "text", "share", "mark")})
 
 
@@ -195,7 +223,7 @@ def finding(lab: Lab, request: Request) -> Response:
 def report(lab: Lab, request: Request) -> Response:
     """The report of the examination, as one file to keep."""
     line = _line(lab, request)
-    text = report_html(lab.reading(line).exam)
+    text = report_html(lab.whole(line))
     name = f'attachment; filename="{line.id}.html"'
     return HTMLResponse(text, headers={"content-disposition": name})
 

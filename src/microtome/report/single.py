@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from microtome.figures import png, red_blue
 from microtome.finding import Examination, Finding, format_number
-from microtome.web import graph_drawing, marks
+from microtome.report import graph_drawing, marks
 
 Arrays = Mapping[str, np.ndarray]
 MOST_TOKENS = 400
