@@ -89,6 +89,27 @@ def test_what_export_cannot_do_is_one_clear_error() -> None:
     assert "torch.where" in caught.value.fix
 
 
+def test_what_export_cannot_do_prints_nothing(capfd) -> None:
+    with pytest.raises(SubjectError, match="MT301"):
+        capture(Branch(), (torch.rand(3, 4),))
+    assert capfd.readouterr() == ("", "")
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.cell(packed)[1][0]
+
+
+def test_sizes_that_are_values_are_no_matter_of_arguments() -> None:
+    with pytest.raises(SubjectError, match="depend on sizes instead of values"):
+        capture(Packed(), (torch.rand(3, 4, 3), torch.tensor([2, 4, 3])))
+
+
 def test_a_program_with_a_fixed_batch_says_so() -> None:
     graph = capture(Fixed().eval(), (torch.rand(3, 4),))
     assert not graph.dynamic
@@ -247,6 +268,8 @@ def test_an_operation_defined_after_a_capture_is_decomposed_too() -> None:
                 return torch.ops.microtome_later.twice(x)
 
         graph = capture(Twice(), (torch.zeros(3, 2),))
-        assert [node.target for node in graph.nodes if node.kind == "operation"] == [torch.ops.aten.mul.Tensor]
+        assert [node.target for node in graph.nodes if node.kind == "operation"] == [
+            torch.ops.aten.mul.Tensor
+        ]
     finally:
         library._destroy()

@@ -340,6 +340,12 @@ def test_parameters_without_numbers():
     assert "load the weights" in complaint("MT524", network().to("meta"), cut(x, y))
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_a_torchscript_program():
+    x, y = rows()
+    assert "TorchScript program" in complaint("MT525", torch.jit.trace(network(), x), cut(x, y))
+
+
 def test_a_graph_of_several_kinds():
     geometric = pytest.importorskip("torch_geometric", reason="an optional dependency brings such graphs")
     data = geometric.data.HeteroData()

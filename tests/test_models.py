@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import networks
 import numpy as np
 import pytest
@@ -331,3 +333,95 @@ def test_a_compiled_network_is_measured_as_it_was_written():
         "inner.0", "inner.1", "inner.2", "inner.3", "last"
     ]  # fmt: skip
     assert not compiled
+
+
+def test_buffers_bound_anew_by_every_forward_do_not_reach_the_next():
+    class Running(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+            self.register_buffer("seen", torch.zeros(4, dtype=torch.float64))
+
+        def forward(self, x):
+            self.seen = 0.9 * self.seen + 0.1 * x.mean(0)
+            return self.inner(x)
+
+    model, data = built(BY_NAME["float64"])
+    running = Running(model)
+    held = running.seen
+    exam = mt.examine(running, data)
+    assert exam.status == "complete"
+    assert (
+        exam["gradient_noise"].value == mt.examine(model, data, only="gradient_noise")["gradient_noise"].value
+    )
+    assert running.seen is held and not held.any()
+
+
+def test_parameters_made_in_inference_mode_are_measured_as_a_copy():
+    model, data = built(BY_NAME["float64"])
+    with torch.inference_mode():
+        frozen = copy.deepcopy(model)
+    assert next(frozen.parameters()).is_inference()
+    exam = mt.examine(frozen, data)
+    assert "a copy is measured" in "; ".join(exam.subject["inferred"])
+    assert exam.status == "complete"
+    assert exam["input_gradient"].same_measurement(
+        mt.examine(model, data, only="input_gradient")["input_gradient"]
+    )
+    assert all(p.requires_grad for p in frozen.parameters())
+
+
+def test_a_model_that_needs_its_targets_to_run_is_given_them():
+    class Teacher(torch.nn.Module):
+        """The decoder reads what it has to say, one step late."""
+
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.head = torch.nn.Embedding(9, 6), torch.nn.Linear(6, 9)
+
+        def forward(self, source, labels):
+            late = torch.nn.functional.pad(labels[:, :-1].clamp_min(0), (1, 0))
+            return self.head(self.tokens(source).mean(1, keepdim=True) + self.tokens(late))
+
+    torch.manual_seed(0)
+    model, labels = Teacher(), torch.randint(0, 9, (8, 5))
+    labels[::2, 4] = -100
+    data = [{"source": torch.randint(0, 9, (8, 7)), "labels": labels}]
+    subject = Subject(model, data)
+    assert "given labels too, for without them it does not run" in subject.statements[0]
+    logits_ = model(**data[0]).detach()
+    right = (logits_.argmax(-1) == labels)[labels != -100].double().mean()
+    exam = mt.examine(subject, only=["accuracy", "gradient_noise", "input_gradient"])
+    assert exam["accuracy"].value == pytest.approx(float(right))
+    assert exam.status == "complete"
+
+
+def test_label_maps_may_hold_255_where_there_is_no_label():
+    model, data = built(BY_NAME["segmentation"])
+    void = [(x, torch.where(y == -100, 255, y)) for x, y in data]
+    expected = mt.examine(model, data, only=["accuracy", "hessian_spectrum"])
+    exam = mt.examine(model, void, only=["accuracy", "hessian_spectrum"])
+    assert "those labelled 255 have no label" in "; ".join(exam.subject["inferred"])
+    assert all(f.same_measurement(expected[f.instrument]) for f in exam)
+
+
+def test_batches_of_two_real_inputs_that_reach_one_another():
+    class Pairs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(4, 5), torch.nn.Linear(4, 5)
+
+        def forward(self, a, b):
+            return self.a(a) @ self.b(b).T
+
+    torch.manual_seed(0)
+    data = [(torch.randn(6, 4), torch.randn(6, 4), torch.arange(6)) for _ in range(8)]
+    assert mt.examine(Pairs(), data).status == "complete"
+
+
+def test_a_bag_of_tokens_has_no_parts_but_the_numbers_of_its_vector():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.EmbeddingBag(11, 6), torch.nn.Linear(6, 3))
+    exam = mt.examine(model, [(torch.randint(0, 11, (24, 5)), torch.arange(24) % 3)], only="explain/*")
+    assert exam["integrated_gradients"].status == "measured", exam["integrated_gradients"].reason
+    assert exam["integrated_gradients"].arrays["maps"].shape[1:] == (6,)

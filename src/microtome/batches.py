@@ -152,7 +152,8 @@ class Batch:
         leaves = self.leaves()
         if len(self.site_index) == 1:
             return site_tensor(leaves[self.site_index[0]])
-        return torch.cat([leaves[i].reshape(len(self), -1) for i in self.site_index], dim=1)
+        # Not as many rows as examples are looked at: of a batch that stays whole only some are.
+        return torch.cat([leaves[i].reshape(len(leaves[i]), -1) for i in self.site_index], dim=1)
 
     def with_site(self, value: Tensor) -> Batch:
         """The same batch with other real-valued inputs (shape as :meth:`site` gives)."""

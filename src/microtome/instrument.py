@@ -35,7 +35,11 @@ class Need:
 
 def _need(name: str, holds: Callable[[Subject], bool], otherwise: str) -> Need:
     def lacks(subject: Subject) -> str | None:
-        return None if holds(subject) else otherwise.format(task=subject.task.kind, subject=subject.name)
+        kind = subject.task.kind
+        article = "an" if kind[0] in "aeiou" else "a"
+        return (
+            None if holds(subject) else otherwise.format(task=f"{article} {kind} task", subject=subject.name)
+        )
 
     return Need(name, lacks)
 
@@ -44,13 +48,13 @@ Anything = Need("any subject", lambda subject: None)
 HasTargets = _need(
     "targets", lambda s: s.task.kind != "unlabelled" and s.has_targets, "the data has no targets"
 )
-HasClasses = _need("classes", lambda s: s.task.categorical, "a {task} task has no classes")
+HasClasses = _need("classes", lambda s: s.task.categorical, "{task} has no classes")
 HasLayers = _need("layers", lambda s: bool(s.layers), "no layer of {subject} answers per example")
 HasParameters = _need("parameters", lambda s: bool(s.parameters), "{subject} has no real-valued parameters")
 OneAnswer = _need(
     "one answer an example",
     lambda s: s.task.one_answer_per_example or s.task.kind in ("regression", "multilabel"),
-    "a {task} task gives several answers an example",
+    "{task} gives several answers an example",
 )
 Independent = _need(
     "independent examples",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import os
@@ -122,7 +123,7 @@ class Subject:
         source: where it came from (import path, files), so that a run can be repeated.
 
     Raises:
-        SubjectError: MT2xx, MT522 and MT524, naming what does not fit and what to do.
+        SubjectError: MT2xx, MT522, MT524 and MT525, naming what does not fit and what to do.
         UsageError: MT523, no such device; MT515 to MT517, a tokenizer that cannot be read.
     """
 
@@ -154,6 +155,9 @@ class Subject:
         if wrappers:
             self._say(f"the network is wrapped by {' and '.join(wrappers)}: what is inside is measured")
         _check_values(model)
+        if any(p.is_inference() for p in model.parameters()):
+            self.model = model = copy.deepcopy(model)
+            self._say("parameters were made in inference mode, which autograd cannot use: a copy is measured")
         if device is not None:
             _move(model, device)
         tensors = itertools.chain(model.parameters(), model.buffers())
@@ -402,12 +406,16 @@ class Subject:
         fixed = False
         try:
             output = self._forward(batch)
-        except SubjectError:
-            if len(batch) == len(whole):
-                raise
-            # A program exported for one batch size takes no other.
-            batch, fixed = replace(whole, copied=True), True
-            output = self._forward(batch)
+        except SubjectError as error:
+            asked = self._with_targets(raw, len(batch))
+            if asked is not None:
+                batch, output = asked
+            elif len(batch) == len(whole):
+                raise error
+            else:
+                # A program exported for one batch size takes no other.
+                batch, fixed = replace(whole, copied=True), True
+                output = self._forward(batch)
         batch, output = self._settle_layout(raw, batch, output)
         self._say(self.layout.statement)
         if batch.moved:
@@ -450,6 +458,24 @@ class Subject:
         self._check_labels(output, batch, label_offset)
         self._check_bounds(batch, bounds)
         self._modes()
+
+    def _with_targets(self, raw: Any, rows: int) -> tuple[Batch, Tensor] | None:
+        """Its first rows and outputs when it is given the targets too, which some need before they answer at all."""
+        argument = next((n for n in TARGET_KEYS if n in Signature.of(self.model).names), None)
+        if argument is None or self.layout.kind not in ("pair", "dict") or argument in self.layout.input_keys:
+            return None
+        plain = self.layout
+        self.layout = replace(
+            plain, target_argument=argument,
+            statement=f"{plain.statement}; the model is given {argument} too, for without them it does not run",
+        )  # fmt: skip
+        try:
+            whole = self.layout.read(raw, 0, self.device)
+            batch = replace(whole.take(slice(0, rows)), copied=True)
+            return batch, self._forward(batch)
+        except SubjectError:
+            self.layout = plain
+            return None
 
     def _settle_layout(self, raw: Any, batch: Batch, output: Tensor) -> tuple[Batch, Tensor]:
         """What only a forward tells: inputs written to, answers at one position only, answers for graphs."""
@@ -849,13 +875,18 @@ def _move(model: nn.Module, device: str | torch.device) -> None:
 
 
 def _check_values(model: nn.Module) -> None:
-    """Refuse a network some of whose parameters hold no numbers yet.
+    """Refuse a network some of whose parameters hold no numbers yet, or that is no longer made of modules.
 
     Raises:
-        SubjectError: MT524.
+        SubjectError: MT524, MT525.
     """
-    named = itertools.chain(model.named_parameters(), model.named_buffers())
-    for name, tensor in named:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SubjectError(
+            "MT525",
+            "the network is a TorchScript program, whose operations cannot be watched",
+            fix="give the nn.Module it was made of, or what torch.export.export(...).module() gives",
+        )
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         lazy = nn.parameter.is_lazy(tensor)
         if lazy or tensor.is_meta:
             raise SubjectError(

@@ -26,6 +26,8 @@ KINDS: tuple[str, ...] = (
     "unlabelled",
 )
 IGNORE = -100
+VOID = 255
+"""What label maps of pictures hold where there is no label, as Pascal VOC and Cityscapes write them."""
 
 
 POSITIONS = 1 << 20
@@ -86,6 +88,8 @@ class Task:
     one_hot: bool = False
     """Whether targets are rows of 0 with a single 1."""
     label_offset: int = 0
+    void: int | None = None
+    """A label that stands for none, besides IGNORE."""
     probabilities: bool = False
     statement: str = ""
 
@@ -142,6 +146,8 @@ class Task:
             if self.one_hot:
                 targets = targets.argmax(-1)
             flat = targets.reshape(-1).long()
+            if self.void is not None:
+                flat = torch.where(flat == self.void, IGNORE, flat)
             return torch.where(flat == IGNORE, flat, flat - self.label_offset) if self.label_offset else flat
         flat = targets.reshape(targets.shape[0], -1)
         return flat if flat.dtype in (torch.float32, torch.float64) else flat.to(torch.float32)
@@ -258,8 +264,11 @@ def _labelled_task(
         )
     if integer and output.dim() >= 3 and targets.shape == (output.shape[0], *output.shape[2:]):
         k = output.shape[1]
+        void = VOID if k <= VOID else None
         words = f"classification of every position into {k} classes"
-        return Task("classification", k, class_dimension=1, positions=True, statement=words)
+        if bool((targets == VOID).any()) and void is not None:
+            words += f"; those labelled {VOID} have no label"
+        return Task("classification", k, class_dimension=1, positions=True, void=void, statement=words)
     if output.reshape(output.shape[0], -1).shape[1] != columns:
         return None
     single = bool((targets.reshape(-1, columns).sum(1) == 1).all()) and len(targets) > 1

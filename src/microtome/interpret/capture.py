@@ -8,13 +8,15 @@ of the program and run once on shapes without numbers.
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
 import random
 import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -122,7 +124,8 @@ def _export(
                 if size is not None:
                     collection[leaf] = {size: torch.export.Dim.AUTO}
             shapes = collection.dynamic_shapes(model, args, kwargs)
-        program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+        with _silent():
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
     table = dict(_decompositions(len(torch._C._dispatch_get_all_op_names())))
     table[aten.scaled_dot_product_attention.default] = attention
     try:
@@ -169,6 +172,19 @@ def _left_as_found(model: nn.Module, mode: Literal["eval", "as is"]) -> Iterator
                 module.training = before
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Export prints the whole program it has so far when it fails; the error says what a user needs."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def _explained(model: nn.Module, failure: Exception) -> SubjectError:
     """One sentence: what export could not do, the line of the user's code, and what helps."""
     text = str(failure)
@@ -179,6 +195,7 @@ def _explained(model: nn.Module, failure: Exception) -> SubjectError:
         "data-dependent" in lowered
         or "could not guard" in lowered
         or "unbackedsymint" in lowered.replace("_", "")
+        or "faketensor" in lowered
     ):
         fix = "make branches and shapes depend on sizes instead of values (torch.where, or torch.cond)"
     elif "pytree" in lowered:

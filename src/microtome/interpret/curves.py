@@ -104,14 +104,18 @@ class Curve:
             points = lower + (upper - lower) * steps
             values = self.value(points)
             chords = (values[1:] - values[:-1]) / (points[1:] - points[:-1]).clamp(min=1e-12)
-            middle = (lower + upper) / 2
+            middle, half = (lower + upper) / 2, _GRID // 2 + 1
             result = []
             for sign in (-1.0, 1.0):  # below, above
                 low, high = chords.amin(0), chords.amax(0)
                 for _ in range(14):
                     slope = (low + high) / 2
-                    touching = (sign * (values - slope * points)).argmax(0, keepdim=True)
-                    beyond = points.gather(0, touching)[0] > middle
+                    heights = torch.addcmul(values, slope, points, value=-1)
+                    # Whether the line touches beyond the middle; extremes of halves, for argmax is slow.
+                    if sign > 0:
+                        beyond = heights[half:].amax(0) > heights[:half].amax(0)
+                    else:
+                        beyond = heights[half:].amin(0) < heights[:half].amin(0)
                     steeper = beyond if sign > 0 else ~beyond
                     low, high = torch.where(steeper, slope, low), torch.where(steeper, high, slope)
                 result.append((low + high) / 2)

@@ -20,7 +20,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from microtome.batches import Batch, concatenate, joinable, split
-from microtome.errors import MicrotomeError, Refusal, SubjectError
+from microtome.errors import MicrotomeError, Refusal, SubjectError, told
 from microtome.finding import Coverage, Finding, refused
 from microtome.folds.base import Fold, State
 from microtome.instrument import Asking, Instrument
@@ -174,7 +174,7 @@ class Run:
             else:
                 last = traceback.extract_tb(error.__traceback__)[-1]
                 where = f"{Path(last.filename).name}:{last.lineno}"
-                finding = Finding(status="failed", reason=f"{type(error).__name__}: {error} ({where})")
+                finding = Finding(status="failed", reason=f"{told(error)} ({where})")
         one.generator.close()
         self._finish(one.name, finding, one)
         return False

@@ -15,6 +15,7 @@ from microtome.batches import Batch
 from microtome.errors import Refusal, SubjectError
 from microtome.signals.capture import (
     StopForward,
+    buffers_in_place,
     first_tensor,
     is_out_of_memory,
     random_states,
@@ -164,7 +165,7 @@ class Call:
 
         overrides = {**self.changed, **(leaves or {})}
         args, kwargs = batch.call()
-        with self.drawing(), ExitStack() as stack:
+        with self.drawing(), buffers_in_place(subject.model), ExitStack() as stack:
             if names or entered is not None:
                 stack.enter_context(watching(subject.model, visit, names, entered=entered))
             try:

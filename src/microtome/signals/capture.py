@@ -364,6 +364,19 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         restore_random(states)
 
 
+@contextmanager
+def buffers_in_place(model: nn.Module) -> Iterator[None]:
+    """Buffers that a forward binds anew are put back: those of a transformed call would break the next one."""
+    tables = [(m._buffers, dict(m._buffers)) for m in model.modules() if m._buffers]
+    try:
+        yield
+    finally:
+        for table, before in tables:
+            for name, buffer in before.items():
+                if table.get(name) is not buffer:
+                    table[name] = buffer
+
+
 def _eager() -> contextlib.AbstractContextManager[Any]:
     if (
         "torch._dynamo.eval_frame" not in sys.modules

@@ -27,6 +27,7 @@ from microtome.errors import MicrotomeError, Refusal, SubjectError
 from microtome.signals.call import NO_SITE, Call, GraphValues, standing
 from microtome.signals.capture import (
     StopForward,
+    buffers_in_place,
     is_out_of_memory,
     replace_first,
 )
@@ -406,7 +407,7 @@ class Evaluator:
 
         out: list[Tensor] = []
         self.note("examples", call.batch)
-        with call.drawing(), call.kernels(second_order=True):
+        with call.drawing(), buffers_in_place(call.subject.model), call.kernels(second_order=True):
             for start in range(0, count, step):
                 piece = slice(start, start + step)
                 row = tuple(leaves[i][piece] for i in on)

@@ -44,9 +44,10 @@ class Explained:
 
 def parts_dimension(subject: Subject) -> int | None:
     """What a part spans: channels of a pixel (0), features of a token (-1), one number (None)."""
+    dimensions = len(subject.input_shape or ())
     if subject.site_layer is not None:
-        return -1
-    return 0 if subject.input_shape is not None and len(subject.input_shape) == 3 else None
+        return -1 if dimensions > 1 else None  # a bag of tokens has one vector, and no parts but its numbers
+    return 0 if dimensions == 3 else None
 
 
 def over_parts(relevance: Tensor, parts: int | None) -> Tensor:

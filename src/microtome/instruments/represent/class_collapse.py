@@ -65,7 +65,9 @@ class ClassCollapse(Instrument):
         if classes < 2:
             raise Refusal("only one class is present")
         if float(got["gap"].maximum) > 5e-2:  # half precision rounds by about 1e-2
-            raise Refusal(f"{found.classifier} does not read the mean of {found.layer} over its positions")
+            raise Refusal(
+                f"'{found.classifier}' does not read the mean of '{found.layer}' over its positions"
+            )
         share = count[present].double() / count.sum()
         nc1 = _nc1(got["all"], means[present], share, zero_variance(got["all"], subject.dtype)) / classes
         balanced = means[present] - means[present].mean(0)
