@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from web_lab import COUNT, examination, findings, trained
 
-from microtome.finding import Finding, Quantity
+from microtome.finding import Figure, Finding, Quantity
 from microtome.store import Store, open_store
 from microtome.web import address, application, listen
 
@@ -100,6 +100,52 @@ def test_a_finding_opens_in_place_draws_and_survives_a_reload(page: Any, where: 
     )
     page.click("#f-reliability--calibration > summary")
     until(page, "location.hash === ''")
+
+
+def test_findings_are_sifted_by_words(page: Any, where: str) -> None:
+    page.goto(f"{where}/e/e1#%")  # an address that was typed wrong
+    page.keyboard.press("/")
+    page.keyboard.type("explain SMALLEST")
+    until(page, "document.querySelector('[data-sift] [role=status]').textContent === 'None has these words.'")
+    page.fill("#sift", "reliability believed")
+    until(page, "document.querySelector('[data-sift] [role=status]').textContent.startsWith('1 of ')")
+    seen = "[...document.querySelectorAll('details.finding')].filter((d) => d.offsetParent).map((d) => d.id)"
+    assert page.evaluate(seen) == ["f-reliability--calibration"]
+    page.fill("#sift", "")
+    until(page, "document.querySelectorAll('section.room[hidden]').length === 0")
+
+
+def test_a_stored_figure_has_no_say_in_how_it_is_drawn(page: Any, where: str, store: Store) -> None:
+    """Vega-Embed takes options from a specification: menus that lead away, other loaders. None are asked for."""
+    rows = {"values": [{"a": 1, "b": 2}]}
+    asked = {
+        "embedOptions": {"actions": True, "renderer": "canvas", "sourceHeader": "<script>alert(1)</script>"}
+    }
+    spec = {
+        "data": rows,
+        "mark": "bar",
+        "usermeta": asked,
+        "encoding": {"x": {"field": "a", "type": "quantitative"}},
+    }
+    away = spec | {"data": {"url": "/e/e1/state"}}
+    linked = spec | {"encoding": {"href": {"value": "javascript:alert(1)"}, "x": {"field": "a"}}}
+    made = {k: Figure(title=k, spec=v) for k, v in {"menu": spec, "linked": linked}.items()}
+    layered = {"data": rows, "layer": [away]}
+    made["away"] = Figure(title="away", spec=layered)
+    found = Finding(instrument="a/odd", headline="x", quantities={"x": Quantity(value=1)}, figures=made)
+    store.save(examination("odd", findings={"a/odd": found}))
+    asked_for: list[str] = []
+    page.on("request", lambda request: asked_for.append(request.url))
+    try:
+        page.goto(f"{where}/e/odd/f/a/odd")
+        until(page, "document.querySelectorAll('.draw svg, .draw .quiet').length === 3")
+        assert page.locator(".draw canvas, details.vega-embed, .vega-actions").count() == 0
+        assert page.evaluate(
+            "[...document.querySelectorAll('.draw a')].map((a) => a.getAttribute('href'))"
+        ) in ([], [None])
+        assert not any(url.endswith("/state") for url in asked_for)
+    finally:
+        store.delete("odd")
 
 
 def test_the_list_narrows_while_one_types(page: Any, where: str) -> None:
@@ -203,7 +249,7 @@ def test_marked_examinations_are_compared(page: Any, where: str) -> None:
     page.check("input[value=e1]")
     page.check("input[value=e2]")
     page.click("button[data-needs]")
-    page.wait_for_url("**/compare?of=e*")
+    page.wait_for_url("**/compare?of=e1&of=e2")  # the older first, though the list is newest first
     assert "Larger than noise" in page.inner_text("main")
 
 
@@ -288,8 +334,24 @@ def test_narrow_screens_light_and_dark(chromium: Any, where: str, path: str, sch
         )
         assert _contrast(soft[:3], paper) > 4.5
         assert (sum(paper) < 200) == (scheme == "dark")
+        turned = opened.evaluate(
+            "[...document.querySelectorAll('img.signed')].map((i) => getComputedStyle(i).filter)"
+        )
+        assert len(turned) == (3 if path.endswith("/17") else 0)
+        assert all(
+            (each != "none") == (scheme == "dark") for each in turned
+        )  # no white ground on a dark page
+        gaps = opened.evaluate(GAPS)
+        assert all(gap >= 4 for gap in gaps) and bool(gaps) == ("of=e1&of=e2" in path)
     finally:
         context.close()
+
+
+# Between the mark of an interval and the word beside it, in pixels.
+GAPS = """
+[...document.querySelectorAll('.diff tr')].filter((row) => row.querySelector('.badge')).map((row) =>
+  row.querySelector('.badge').getBoundingClientRect().left - row.querySelector('.mark').getBoundingClientRect().right)
+"""
 
 
 def _contrast(a: list[int], b: list[int]) -> float:
