@@ -976,6 +976,17 @@ def test_many_and_along_training(store: Store) -> None:
     )
     assert row is not None
     assert json.loads(row[2].replace("&#34;", '"')) == ["same", "worse", "same"]
+    # A column each, and a word only where it is more than noise; the course rings the same.
+    cells = re.findall(
+        r'<td class="n">([^<]+)(?:<br>.*?badge (\w+)")?', page.split(row[0])[1].split("</tr>")[0]
+    )
+    assert [word for _, word in cells] == ["", "alarm", ""]
+    assert page.split(row[0])[1].split("</tr>")[0].count('class="ring"') == 1
+    assert "data-scrub" not in page
+    for i in range(3):
+        store.save(examination(f"s{i}", findings=findings(i, 0.9)))
+    scrubbed = client.get("/compare?of=e1&of=e2&of=e3&of=s0&of=s1&of=s2").text
+    assert "data-scrub" in scrubbed and Page(scrubbed).stack == []
     course = client.get("/compare?of=t1").text
     assert '["step 0", "step 100", "step 200", "step 800"]' in course
     (texts,) = re.findall(r'data-texts="([^"]*)"', course)

@@ -35,8 +35,8 @@ def bars(values: Sequence[float] | np.ndarray, said: str, names: Sequence[str] =
     return _svg(480, 54, said, "".join(parts), "bars")
 
 
-def course(values: Sequence[float | None], said: str) -> Markup:
-    """A line through the values, each a point that can be lit; gaps where there is none."""
+def course(values: Sequence[float | None], said: str, ringed: Sequence[int] = ()) -> Markup:
+    """A line through the values, each a point that can be lit; gaps where there is none; some points in a ring."""
     known = [v for v in values if v is not None]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     span = (high - low) or 1.0
@@ -47,7 +47,10 @@ def course(values: Sequence[float | None], said: str) -> Markup:
         if v is not None
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for _, x, y in points)
-    dots = "".join(f'<circle data-at="{i}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for i, x, y in points)
+    rings = "".join(
+        f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>' for i, x, y in points if i in ringed
+    )
+    dots = rings + "".join(f'<circle data-at="{i}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for i, x, y in points)
     return _svg(160, 28, said, f'<polyline points="{line}"/>{dots}', "course")
 
 

@@ -18,6 +18,8 @@ from microtome.report.text import number_text
 
 MOST = 24
 """Examinations that are set side by side at once."""
+FEW = 5
+"""As many have a column each; more are scrubbed through."""
 MOST_FLIPS = 60
 MOST_OF_A_MEASURE = 4
 
@@ -49,7 +51,8 @@ class Course:
     def mark(self) -> Any:
         """The values as a line."""
         known = [t for t in self.texts if t != "–"]
-        return marks.course(self.values, f"{self.quantity}: {', '.join(known[:40])}")
+        ringed = [i for i, real in enumerate(self.real) if real]
+        return marks.course(self.values, f"{self.quantity}: {', '.join(known[:40])}", ringed)
 
 
 def two(a: Examination, b: Examination) -> dict[str, Any]:
@@ -89,12 +92,16 @@ def _weight(d: Difference) -> tuple[Any, ...]:
 
     Beyond one in ten thousand the evidence of no difference is told from that of another.
     """
-    room = d.instrument.partition("/")[0]
-    place = list(ROOMS).index(room) if room in ROOMS else len(ROOMS)
     return (
-        not d.headline, d.change not in ("improved", "worse"), max(d.p_holm or 0.0, 1e-4), place, d.instrument,
+        not d.headline, d.change not in ("improved", "worse"), max(d.p_holm or 0.0, 1e-4), _place(d.instrument),
         d.quantity,
     )  # fmt: skip
+
+
+def _place(instrument: str) -> tuple[int, str]:
+    """Where an instrument stands in the order of rooms."""
+    room = instrument.partition("/")[0]
+    return (list(ROOMS).index(room) if room in ROOMS else len(ROOMS), instrument)
 
 
 def _row(d: Difference) -> dict[str, Any]:
@@ -170,7 +177,8 @@ def many(exams: Sequence[Examination]) -> list[Course]:
     against = [compare(exams[0], each) for each in exams[1:]]
     by_key = [{(d.instrument, d.quantity): d for d in c.differences} for c in against]
     found = []
-    for name in dict.fromkeys(name for each in exams for name in each.findings):
+    names = dict.fromkeys(name for each in exams for name in each.findings)
+    for name in sorted(names, key=_place):
         heads = [
             f for each in exams if (f := each.findings.get(name)) and f.status == "measured" and f.headline
         ]
@@ -190,7 +198,7 @@ def many(exams: Sequence[Examination]) -> list[Course]:
                 changes=("same", *(d.change if d else "unknown" for d in differences)),
             )
         )
-    return sorted(found, key=lambda c: (not c.marked, c.instrument))
+    return sorted(found, key=lambda c: not c.marked)
 
 
 def _value(exam: Examination, name: str, key: str) -> float | None:

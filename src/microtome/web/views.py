@@ -554,6 +554,7 @@ def compare(lab: Lab, request: Request) -> Response:
         asked = urlencode({"of": [*(line.id for line in chosen), *unknown]}, doseq=True)
         return RedirectResponse(f"{request.scope.get('root_path', '')}/compare?{asked}", status_code=307)
     shown: dict[str, Any] = {"chosen_lines": chosen, "unknown": unknown, "courses": [], "names": []}
+    shown["few"] = comparing.FEW
     if len(chosen) == 1:
         names, courses = comparing.training(lab.reading(chosen[0]).exam)
         shown |= {"names": [f"step {n}" for n in names], "courses": courses}
