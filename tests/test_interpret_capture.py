@@ -95,6 +95,23 @@ def test_what_export_cannot_do_prints_nothing(capfd) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.AdaptiveMaxPool1d(1), (2, 3, 6)),
+        (nn.AdaptiveMaxPool2d((2, 1)), (2, 3, 6, 4)),
+        (nn.AdaptiveMaxPool3d(2), (2, 3, 4, 4, 6)),
+        (nn.AdaptiveMaxPool2d(4), (2, 3, 6, 6)),  # windows that overlap: it stays what it is
+    ],
+)
+def test_adaptive_maxima_are_maxima_of_equal_windows_where_they_can(layer: nn.Module, shape: tuple[int, ...]):
+    graph = capture(layer, (torch.randn(shape),))
+    x = torch.randn(5, *shape[1:])
+    assert torch.equal(concrete(graph, (x,)).output, layer(x))
+    names = {node.operation for node in graph.operations}
+    assert ("aten.adaptive_max_pool2d.default" in names) == (shape[2:] == (6, 6))
+
+
 class Packed(nn.Module):
     def __init__(self) -> None:
         super().__init__()

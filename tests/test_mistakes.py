@@ -144,6 +144,17 @@ def test_a_wrong_shape_later_names_the_layer_too():
     assert "the forward fails in '0'" in text
 
 
+def test_a_third_thing_in_a_batch_that_forward_does_not_take():
+    x, y = rows()
+    text = complaint("MT201", network(), [(x, y, torch.ones(ROWS))])
+    assert "batches hold 3 things, and forward takes one input: yield (x, y)" in text
+
+
+def test_sparse_inputs():
+    x, y = rows()
+    assert "to_dense" in complaint("MT201", network(), [(x.to_sparse(), y)])
+
+
 def test_a_wrong_dtype_says_so():
     x, y = rows()
     assert "the same dtype" in complaint("MT201", network().double(), cut(x, y))

@@ -425,3 +425,62 @@ def test_a_bag_of_tokens_has_no_parts_but_the_numbers_of_its_vector():
     exam = mt.examine(model, [(torch.randint(0, 11, (24, 5)), torch.arange(24) % 3)], only="explain/*")
     assert exam["integrated_gradients"].status == "measured", exam["integrated_gradients"].reason
     assert exam["integrated_gradients"].arrays["maps"].shape[1:] == (6,)
+
+
+def failures(model, data, only=()):
+    exam = mt.examine(model, data, only=only)
+    return {f.instrument: f.reason for f in exam if f.status == "failed"}, exam
+
+
+@pytest.mark.parametrize("places", [1, 4])  # 4 of 6: windows that overlap
+def test_the_largest_of_adaptive_windows_over_normalised_groups(places):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv1d(1, 4, 3), torch.nn.GroupNorm(2, 4), torch.nn.GELU(), torch.nn.AdaptiveMaxPool1d(places),
+        torch.nn.Flatten(), torch.nn.Linear(4 * places, 3),
+    )  # fmt: skip
+    found, exam = failures(
+        model, [(torch.randn(24, 1, 8), torch.arange(24) % 3)], ["explain/*", "security/*"]
+    )
+    assert not found
+    assert exam["fullgrad"].status == exam["certified_accuracy"].status == "measured"
+
+
+def test_what_torch_cannot_do_for_a_network_is_a_refusal():
+    class Mixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(4, 6), torch.nn.Linear(6, 3).bfloat16()
+
+        def forward(self, x):
+            return self.b(self.a(x).relu().bfloat16()).float()
+
+    class Again(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(4, 6), torch.nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.b(
+                torch.utils.checkpoint.checkpoint(lambda v: self.a(v).tanh(), x, use_reentrant=False)
+            )
+
+    torch.manual_seed(0)
+    bag = torch.nn.Sequential(torch.nn.EmbeddingBag(11, 6), torch.nn.Linear(6, 3))
+    silent = networks._mlp()
+    torch.nn.init.zeros_(silent[-1].weight)
+    y = torch.arange(24) % 3
+    for model, x, instrument, words in (
+        (Mixed(), torch.randn(24, 4), "bound_tightness", "several types of numbers (bfloat16, float32)"),
+        (Mixed(), torch.randn(24, 4), "lipschitz", "several types of numbers (bfloat16, float32)"),
+        (Again(), torch.randn(24, 4), "gradient_noise", "torch.utils.checkpoint"),
+        (
+            bag,
+            torch.randint(0, 11, (24, 5)),
+            "hessian_spectrum",
+            "'_embedding_bag_backward' is not implemented",
+        ),
+        (silent, torch.randn(24, 4), "class_collapse", "all weights of '4' are 0"),
+    ):
+        finding = mt.examine(model, [(x, y)], only=instrument)[instrument]
+        assert finding.status == "refused" and words in finding.reason, (instrument, finding.reason)

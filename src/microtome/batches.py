@@ -297,6 +297,12 @@ class Layout:
             kwargs = {**kwargs, self.target_argument: targets}
         batch = Batch(args, kwargs, targets, torch.zeros(0, dtype=torch.long), ())
         leaves = [_as_tensor(leaf) for leaf in batch.leaves()]
+        if any(isinstance(leaf, Tensor) and leaf.layout is not torch.strided for leaf in leaves):
+            raise SubjectError(
+                "MT201",
+                "inputs are sparse tensors, which cannot be cut into examples",
+                fix="give x.to_dense(), and a network that takes it",
+            )
         n = _count(leaves, targets)
         batched = [isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == n for leaf in leaves]
         moved: tuple[int, ...] = ()
@@ -468,12 +474,12 @@ def _pair_layout(raw: Sequence[Any], signature: Signature, target: str | None) -
     *inputs, targets = raw
     target_key, named = None, "targets"
     if isinstance(targets, Mapping):
-        keys = list(targets)
-        target_key = target or next((k for k in TARGET_KEYS if k in keys), None)
-        if target_key is None or target_key not in keys:
+        held = list(targets)
+        target_key = target or next((k for k in TARGET_KEYS if k in held), None)
+        if target_key is None or target_key not in held:
             raise SubjectError(
                 "MT201",
-                f"targets come as a dictionary with the keys {', '.join(map(str, keys))}",
+                f"targets come as a dictionary with the keys {', '.join(map(str, held))}",
                 fix="name the one to answer: target='...' (--target)",
             )
         named = f"targets '{target_key}'"

@@ -410,6 +410,11 @@ class Subject:
             asked = self._with_targets(raw, len(batch))
             if asked is not None:
                 batch, output = asked
+            elif self.layout.kind == "pair" and not self.layout.unpack and len(raw) > 2:
+                words = f"batches hold {len(raw)} things, and forward takes one input"
+                raise SubjectError(
+                    error.code, error.what, where=error.where, fix=f"{words}: yield (x, y)"
+                ) from error
             elif len(batch) == len(whole):
                 raise error
             else:

@@ -29,7 +29,7 @@ from microtome.batches import is_graph
 from microtome.errors import SubjectError
 from microtome.interpret.arguments import adapted, apart, needs_adapting, open_sizes
 from microtome.interpret.graph import Graph, Kind, Node
-from microtome.interpret.operations import KEPT, aten, attention, attention_heads_last
+from microtome.interpret.operations import KEPT, adaptive_maxima, aten, attention, attention_heads_last
 
 # Operations that return auxiliary results nobody reads in eval mode, and the same with a single result.
 _SINGLE: dict[Any, tuple[Any, Any]] = {
@@ -128,6 +128,7 @@ def _export(
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
     table = dict(_decompositions(len(torch._C._dispatch_get_all_op_names())))
     table[aten.scaled_dot_product_attention.default] = attention
+    table[aten.adaptive_max_pool2d.default] = table[aten.adaptive_max_pool3d.default] = adaptive_maxima
     try:
         return program.run_decompositions(table)
     except (RuntimeError, ValueError) as error:

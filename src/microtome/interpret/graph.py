@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from microtome.errors import SubjectError, UsageError, nearest
+from microtome.errors import Refusal, SubjectError, UsageError, nearest
 from microtome.interpret.arguments import apart
 
 Kind = Literal["input", "parameter", "buffer", "constant", "operation"]
@@ -204,6 +204,19 @@ class Graph:
             if node not in found and through(node) and any(operand in found for operand in node.operands):
                 found.add(node)
         return found
+
+    def demand_one_type(self) -> None:
+        """Refuse a program that rounds on the way: what is proven in one type of numbers ends where another begins.
+
+        Raises:
+            Refusal: naming the types.
+        """
+        found = {n.dtype for n in self.nodes if n.dtype is not None and n.dtype.is_floating_point}
+        if len(found) > 1 and found & {torch.bfloat16, torch.float16}:
+            names = ", ".join(sorted(str(t).replace("torch.", "") for t in found))
+            raise Refusal(
+                f"the network computes in several types of numbers ({names}): bounds are proven in one"
+            )
 
     def needed(self, targets: Iterable[Node]) -> set[Node]:
         """The nodes that ``targets`` depend on, themselves included."""

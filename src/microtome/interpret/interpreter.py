@@ -148,21 +148,26 @@ class At:
             for s in wanted
         )
 
+        chosen: list[int] = []  # places among several results have no derivative
+
         def forward(*values: Tensor) -> Any:
             leaves = list(flat)
             for spot, value in zip(wanted, values, strict=True):
                 leaves[spot] = value
             again_args, again_kwargs = pytree.tree_unflatten(leaves, tree)
             found = self.node.target(*again_args, **again_kwargs)
-            return tuple(found) if isinstance(found, list) else found
+            if not isinstance(found, tuple | list):
+                return found
+            chosen[:] = [i for i, result in enumerate(found) if result.is_floating_point()]
+            return tuple(found[i] for i in chosen)
 
         primal, pull = torch.func.vjp(forward, *points)[:2]
         if isinstance(cotangent, tuple | list):  # several results; a gap counts as zeros
             some = next(item for item in cotangent if item is not None)
             lead = some.shape[:batched]
             cotangent = tuple(
-                some.new_zeros(*lead, *result.shape) if item is None else item
-                for item, result in zip(cotangent, primal, strict=True)
+                some.new_zeros(*lead, *result.shape) if cotangent[i] is None else cotangent[i]
+                for i, result in zip(chosen, primal, strict=True)
             )
         for _ in range(batched):
             pull = torch.func.vmap(pull)

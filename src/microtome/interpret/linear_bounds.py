@@ -112,6 +112,7 @@ class Problem:
     ) -> Problem:
         """Walk forward once; on the way, operands of relaxed operations get linear bounds of their own."""
         _keep_heap()
+        graph.demand_one_type()
         places = start_at(graph, box)
         target = graph.output
         domain = LinearBounds()

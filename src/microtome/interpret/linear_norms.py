@@ -205,10 +205,13 @@ def _divided(at: At, a: Tensor, x: Interval, dims: list[int], eps: float, subtra
     keep="nothing",
     output=True,
 )
-def constant_bounds(at: At, a: Tensor, *_: Any, **__: Any) -> list[Any]:
+def constant_bounds(at: At, a: Any, *_: Any, **__: Any) -> list[Any]:
     """The result's own interval: sound, and nothing goes further back."""
-    found = interval_of(at.output)
-    at.state.add(at.node, torch.where(a > 0, found.lower, found.upper) * a)
+    several = isinstance(a, tuple | list)  # results of one operation, and what arrived for each
+    for rows, output in zip(a, at.output, strict=True) if several else [(a, at.output)]:
+        if rows is not None:
+            found = interval_of(output)
+            at.state.add(at.node, torch.where(rows > 0, found.lower, found.upper) * rows)
     return [None] * len(at.node.operands)
 
 

@@ -63,6 +63,7 @@ def lipschitz(
     """
     if norm not in NORMS:
         raise SubjectError("MT361", f"the norm is one of {', '.join(NORMS)}, not {norm!r}")
+    graph.demand_one_type()
     graph = doubled(graph, parameters)
     places = sources(graph)
     if len(places) != 1:

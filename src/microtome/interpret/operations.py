@@ -8,6 +8,7 @@ not.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -176,3 +177,20 @@ def attention(
     empty = (attn_mask == infinity).all(-1, keepdim=True)
     weights = torch.softmax(scores + attn_mask.masked_fill(empty, 0.0), -1)
     return torch.matmul(weights * (~empty).to(weights.dtype), value)
+
+
+def adaptive_maxima(x: Tensor, size: Sequence[int]) -> Any:
+    """Adaptive max-pooling as the plain one that it is where all windows are equal; elsewhere it stays whole.
+
+    The plain one has one result, and every domain a rule for it. The places of the maxima are computed only where a
+    program asks for them.
+    """
+    rank = len(size)
+    if any(have % want for have, want in zip(x.shape[-rank:], size, strict=True)):
+        return NotImplemented
+    kernel = [have // want for have, want in zip(x.shape[-rank:], size, strict=True)]
+    pool, places = {
+        2: (aten.max_pool2d.default, aten.max_pool2d_with_indices.default),
+        3: (aten.max_pool3d.default, aten.max_pool3d_with_indices.default),
+    }[rank]
+    return pool(x, kernel, kernel), places(x, kernel, kernel)[1]

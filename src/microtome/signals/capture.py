@@ -391,7 +391,7 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     while True:
         kind = type(model)
         if kind.__module__.startswith("torch._dynamo") and hasattr(model, "_orig_mod"):
-            inner = model._orig_mod
+            inner: Any = model._orig_mod
         elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             inner = model.module
         else:

@@ -23,7 +23,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils import _pytree as pytree
 
 from microtome.batches import Batch
-from microtome.errors import MicrotomeError, Refusal, SubjectError
+from microtome.errors import MicrotomeError, Refusal, SubjectError, told
 from microtome.signals.call import NO_SITE, Call, GraphValues, standing
 from microtome.signals.capture import (
     StopForward,
@@ -55,6 +55,18 @@ class _Slope:
     """Which parameters these parts belong to; None for all."""
     fresh: bool = False
     """Whether the round that goes on has used it."""
+
+
+def _limit(error: Exception) -> Exception:
+    """What torch cannot do for this network is a refusal, and no fault."""
+    if isinstance(error, NotImplementedError) and "the derivative for" in str(error):
+        return Refusal(f"torch has no second derivatives here: {told(error).partition(': ')[2]}")
+    if type(error).__name__ == "CheckpointError":
+        return Refusal(
+            "the network computes parts of itself again in the backward pass (torch.utils.checkpoint), "
+            "which it cannot do at other parameters: switch that off in eval mode"
+        )
+    return error
 
 
 class Evaluator:
@@ -192,7 +204,7 @@ class Evaluator:
                 raise
             for signal in signals:
                 if signal in board.owed:
-                    board.put(signal, Failure(error))
+                    board.put(signal, Failure(_limit(error)))
 
     def _without_graph(self, call: Call, plan: WorldPlan, board: _Pending) -> None:
         wanted = {s.arguments[0]: s for s in plan.plain if s.kind == "activation" and s in board.owed}

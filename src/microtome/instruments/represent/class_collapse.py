@@ -72,6 +72,8 @@ class ClassCollapse(Instrument):
         nc1 = _nc1(got["all"], means[present], share, zero_variance(got["all"], subject.dtype)) / classes
         balanced = means[present] - means[present].mean(0)
         weight = found.weight.cpu()[present]
+        if not bool(weight.any()):
+            raise Refusal(f"all weights of '{found.classifier}' are 0: it reads nothing")
         duality = float((weight / weight.norm() - balanced / balanced.norm()).square().sum())
         named = Constant(present.nonzero()[:, 0])
         centres = Constant(means[present])
