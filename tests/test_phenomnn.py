@@ -151,6 +151,16 @@ def test_the_network_learns_what_its_hyperedges_say():
     assert found[4.0] > found[0.0] + 0.1
 
 
+def test_the_network_descends_from_rectified_features():
+    from microtome.nn.phenomnn import PhenomNN
+
+    graph = planted_hypergraph(200, 4, hyperedges=60, size=10, seed=0)
+    torch.manual_seed(0)
+    model = PhenomNN(16, 64, 4, steps=8, clique=1.0, star=20.0).eval()
+    y = model.descent(torch.relu(model.first(graph.x)), graph.edge_index)
+    assert torch.equal(model(graph.x, graph.edge_index), model.last(y))
+
+
 def test_senseless_options_are_refused():
     with pytest.raises(UsageError, match="MT505"):
         _descent(step=1.5)
