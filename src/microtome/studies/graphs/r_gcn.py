@@ -18,9 +18,10 @@ from microtome.learn.link_training import FactLoss, fit_facts, full_loss, sample
 from microtome.nn.relational import RelationalAutoencoder
 from microtome.statistics import student
 from microtome.studies.graphs import _networks as n
+from microtome.studies.graphs import _typed_entities as entities
 from microtome.study import Measured, Study, rows_of
 
-PAPER, LEFT = 1.1, 1.1
+PAPER, LEFT, CLASSIFIES = 1.1, 1.1, 0.02
 WIDTH, NOISE = 32, 0.05
 Option = dict[str, Any]
 
@@ -145,8 +146,21 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         numbers[f"{name}, chosen: rate"] = float(option["rate"])
         numbers[f"{name}, chosen: penalty"] = float(option.get("penalty", 0.0))
     first, second = ratios["as in the paper"], ratios["tuned"]
+    start, some = 3000 + 100 * seed, 3 if smoke else 100
+    for alike in entities.ALIKE:
+        told = entities.classified(
+            alike, 80 if smoke else 600, range(start, start + (2 if smoke else 8)), some
+        )
+        for name, values in told.items():
+            numbers |= n.summary(f"accuracy, {name}, {alike:.0%} of relations alike", values)
+        rivals = (max(pair) for pair in zip(told[entities.BLIND], told[entities.FEATURES], strict=True))
+        ahead = [own - best for own, best in zip(told[entities.TYPED], rivals, strict=True)]
+        numbers |= n.summary(f"R-GCN less the better rival, {alike:.0%} of relations alike", ahead)
+    leads = [f"R-GCN less the better rival, {alike:.0%} of relations alike" for alike in entities.ALIKE]
     gains, keeps = first[1] > PAPER, second[1] > LEFT
-    verdict = "reproduced" if gains and keeps else "partly" if gains else "not reproduced"
+    alone = numbers[f"{leads[1]}, low"] > CLASSIFIES
+    parts = (gains, keeps, alone)
+    verdict = "reproduced" if all(parts) else "partly" if gains or alone else "not reproduced"
     return Measured(
         numbers=numbers,
         verdict="inconclusive" if smoke else verdict,  # type: ignore[arg-type]
@@ -155,7 +169,11 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         f"where both are trained with one corruption a fact (lower end above {PAPER}), by {second[0]:.2f} "
         f"[{second[1]:.2f}, {second[2]:.2f}] where both had the same sweep (above {LEFT}); beside the decoder's best "
         f"training the paper's encoder has "
-        f"{numbers['ratio of the paper' + chr(39) + 's encoder to the best decoder']:.2f}",
+        f"{numbers['ratio of the paper' + chr(39) + 's encoder to the best decoder']:.2f}; alone, where half of "
+        f"the relations join like with like, it classifies {numbers[leads[1]]:+.3f} "
+        f"[{numbers[f'{leads[1]}, low']:+.3f}, {numbers[f'{leads[1]}, high']:+.3f}] better than the better of a "
+        f"relation-blind GCN of as many parameters and a perceptron (lower end above {CLASSIFIES}), "
+        f"{numbers[leads[0]]:+.3f} where none do, {numbers[leads[2]]:+.3f} where all do",
         figure=bars(
             "How well held-out facts are ranked",
             rows_of(numbers, "mean reciprocal rank of {scorer}, {how}"),
@@ -170,7 +188,11 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
             f"The sweep of {len(sweep)} settings (rate, corruptions, all entities, penalty) is the same for "
             f"both and is judged "
             "on a graph of its own, for half the epochs.",
-            "Classification of entities, the paper's other task, is not measured.",
+            "Entities are classified on planted graphs of 600 nodes and 6 relations, each of which leads from a class "
+            "to another in its own way (purity 0.7), with 25 % of labels, 37 a class, as AIFB has; two layers, "
+            f"width 16, 4 bases, {some} epochs, four settings of rate and dropout each, chosen on a graph that is not "
+            "tested on. Where all relations are alike there is nothing to know of them.",
+            "The ratios of ranks had been measured on these seeds before entities were classified.",
         ),
     )  # fmt: skip
 
@@ -179,20 +201,24 @@ STUDY = Study(
     paper="r-gcn",
     claim="An encoder that passes messages along typed facts ranks held-out facts better than the same decoder "
     "alone: its "
-    "mean reciprocal rank is more than 1.1 times DistMult's, also when both are tuned alike.",
-    null="The ratio is 1, or the gain goes away when the decoder is trained as well as it can be.",
+    "mean reciprocal rank is more than 1.1 times DistMult's, also when both are tuned alike. Alone it classifies "
+    "entities better by 0.02 than a GCN of as many parameters that does not know the relations, and than a perceptron.",
+    null="The ratio is 1, or the gain goes away when the decoder is trained as well as it can be; classes are told as "
+    "well without relations.",
     control="Equal width, epochs and data; the same sweep of rates, losses and penalties for both; an untrained "
     "encoder; one "
-    "basis, no bases, two layers.",
+    "basis, no bases, two layers. Of classes: types of edges shuffled; relations that are all alike, where knowing "
+    "them must not help.",
     threshold=f"Lower end of the ratio over seeds above {PAPER} as the paper trains, and above {LEFT} after "
-    f"tuning. Both: "
-    "reproduced; the first: partly.",
+    f"tuning; of the lead in accuracy above {CLASSIFIES} where half of the relations are alike. All: reproduced; the "
+    "first or the last: partly.",
     measure=measure,
     uses=(
         "microtome.nn.relational.RelationalAutoencoder",
         "microtome.learn.link_ranking.ranking",
         "microtome.learn.link_training.fit_facts",
         "microtome.data.knowledge_graphs.planted",
+        "microtome.data.typed_relations.typed_relations",
     ),
     example="from microtome.data.knowledge_graphs import planted\nfrom microtome.learn.link_ranking import ranking\n"
     "from microtome.learn.link_training import fit_facts, full_loss\n"
