@@ -224,7 +224,10 @@ def test_pages_filters_and_search(tmp_path: Path) -> None:
 def test_an_empty_store_says_how_to_begin(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         client = lab(store)
-        assert "microtome examine" in client.get("/").text
+        assert (
+            "microtome examine" in client.get("/").text
+            and "<form" not in client.get("/").text.split("<dialog")[0]
+        )
         assert "There is no other examination" in client.get("/compare").text
         assert client.get("/e/latest").status_code == 404
         store.save(examination(findings={}))
@@ -561,6 +564,10 @@ def test_damage_is_said_and_the_rest_is_shown(store: Store, tmp_path: Path) -> N
         assert part.status_code == 200 and "MT136" in part.text, name
     for path in ("/e/e1/layers", "/e/e1/examples", "/e/e1/examples/17", "/"):
         assert client.get(path).status_code == 200, path
+    array_path(store.location.arrays, "e1", "reliability/examples").write_bytes(b"\xff" * 100)
+    fresh = lab(store)  # the arrays were in memory
+    told = fresh.get("/e/e1/examples").text
+    assert "MT136" in told and "--only reliability/examples" not in told  # it was kept, and is damaged
     assert client.get("/e/e2").status_code == 500 and "MT132" in client.get("/e/e2").text
     answer = client.get("/compare?of=e1&of=e2")
     assert answer.status_code == 500 and "MT132" in answer.text
@@ -832,6 +839,14 @@ def test_where_examples_are_refused_the_reason_stands(tmp_path: Path) -> None:
         for exam in ("e1", "e2"):
             page = Page(lab(store).get(f"/e/{exam}/examples").text)
             assert reason in page.words and "--only" not in page.words and page.stack == []
+
+
+def test_numbers_of_which_more_is_better_begin_with_the_least(store: Store) -> None:
+    client = lab(store)
+    right = findings()["reliability/accuracy"].arrays["samples"]
+    first = client.get("/e/e1/examples/cells?sort=accuracy: accuracy").json()["cells"]
+    wrong = np.flatnonzero(right == 0)
+    assert [c["id"] for c in first[: len(wrong)]] == wrong.tolist()
 
 
 def test_examples_without_their_answers_are_still_listed(tmp_path: Path) -> None:

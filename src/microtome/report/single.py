@@ -57,6 +57,8 @@ class Records:
     """Token -> text, where that is known."""
     says: dict[str, str] = field(default_factory=dict)
     """Name of a number -> what it means, in a line."""
+    down: dict[str, bool] = field(default_factory=lambda: dict(RANKED))
+    """Name of a number -> whether large ones come first when one looks for trouble."""
 
     def place(self, row: int) -> int | None:
         """Where an example is, or None."""
@@ -115,6 +117,9 @@ def records(exam: Examination, read: Mapping[str, Arrays]) -> Records:
             label = label.replace("_", " ")
             found.sorts[label] = column
             found.says[label] = SAYS.get(label, "") if f.instrument == found.source else f.question
+            quantity = f.quantities.get(f.headline if name == "samples" else name)
+            if quantity and quantity.better:
+                found.down.setdefault(label, quantity.better == "lower")
     _mends(found, told)
     return found
 

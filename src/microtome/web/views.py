@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from microtome.errors import StoreError, UsageError
-from microtome.finding import Examination, encode_json, format_number
+from microtome.finding import Examination, Finding, encode_json, format_number
 from microtome.report import answers, marks, single
 from microtome.report import layers as of_layers
 from microtome.report.atlas import index_of, paper_of, summary
@@ -209,12 +209,7 @@ def finding(lab: Lab, request: Request) -> Response:
             figure["caption"] = (
                 f"{figure['caption']} Too large to draw here ({figure['total']} rows).".strip()
             )
-    lost = ""
-    if f.arrays:
-        try:
-            lab.arrays_of(line, f)
-        except StoreError as error:
-            lost = str(error)
+    lost = _lost(lab, line, f) if f.arrays else ""
     return show(
         lab, request, "finding.html.j2", line=line, exam_tab="examination", part=made, name=name, lost=lost
     )
@@ -388,7 +383,7 @@ def _chosen(lab: Lab, line: Line, request: Request) -> tuple[single.Records, Any
     sort = given.get("sort", "")
     if sort not in found.sorts:
         sort = "loss" if "loss" in found.sorts else next(iter(found.sorts), "")
-    down = given.get("down") or ("1" if single.RANKED.get(sort, True) else "0")
+    down = given.get("down") or ("1" if found.down.get(sort, True) else "0")
     asked = {
         "sort": sort,
         "down": "1" if down == "1" else "0",
@@ -425,8 +420,18 @@ def examples(lab: Lab, request: Request) -> Response:
         classes=sorted(set(labels.tolist()))[:1000] if labels is not None else [],
         wrong=int(found.wrong.sum()) if found.wrong is not None else None,
         teller=EXAMPLES,
+        lost="" if found.source or not teller else _lost(lab, line, teller),
         refused=teller.reason if teller and teller.status in ("refused", "failed") else "",
     )
+
+
+def _lost(lab: Lab, line: Line, finding: Finding) -> str:
+    """Why the arrays of a finding cannot be read; nothing where they can."""
+    try:
+        lab.arrays_of(line, finding)
+    except StoreError as error:
+        return str(error)
+    return ""
 
 
 def example_cells(lab: Lab, request: Request) -> Response:
