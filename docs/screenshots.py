@@ -1,4 +1,4 @@
-"""Make the pictures of the lab for the documentation: ``python docs/screenshots.py``.
+"""Make the pictures of the lab and of the report for the documentation: ``python docs/screenshots.py``.
 
 Examines the reference network, the same with its smallest weights at zero, and four checkpoints of its training, puts
 them into a store of their own, serves it, and photographs every screen with the chromium of this machine.
@@ -110,6 +110,7 @@ def photograph(store: str, folder: Path, only: Sequence[str], browser: str) -> N
     from playwright.sync_api import sync_playwright
 
     from microtome.atlas import entries
+    from microtome.report import write_report
     from microtome.store import open_store
     from microtome.web import address, application, listen
 
@@ -162,6 +163,12 @@ def photograph(store: str, folder: Path, only: Sequence[str], browser: str) -> N
                 if not suffix or only or "all" in sys.argv:
                     page.screenshot(path=folder / f"view-{name}{suffix}.png")
                 context.close()
+        if not only or "report" in only:
+            with tempfile.TemporaryDirectory() as apart:
+                page = chromium.new_page(viewport={"width": 1200, "height": 1300})
+                page.goto(write_report(opened.load(first), apart).as_uri())
+                page.wait_for_timeout(600)
+                page.screenshot(path=folder / "report.png")
         chromium.close()
         server.should_exit = True
         thread.join(5)

@@ -74,7 +74,7 @@
   });
   window.drawFigures(document);
   window.addEventListener("beforeprint", () => {
-    document.querySelectorAll("main details").forEach((details) => details.closest(".numbers") || (details.open = true));
+    document.querySelectorAll("header details, main details").forEach((details) => details.closest(".numbers") || (details.open = true));
     [...waiting].forEach(take);
   });
 })();

@@ -117,6 +117,9 @@ def _page(exam: Examination, note: str, mistakes: Sequence[Mapping[str, Any]]) -
             data=script_json(encode_json(exam)),
             size_note=note,
             facts=list(facts_of(exam)),
+            about=[
+                part for part in words.headline(exam).split(" | ")[1:] if not part.startswith("examination ")
+            ],
             inferred=[str(line) for line in exam.subject.get("inferred") or ()],
             answers=answers(named(exam)),
             mistakes=mistakes,
