@@ -719,3 +719,27 @@ def test_a_stopped_run_is_resumed_to_the_same_findings(nets: Path, sent: signal.
     )
     one, other = (json.loads(done.stdout)["findings"]["reliability/accuracy"] for done in (resumed, straight))
     assert one["quantities"] == other["quantities"]
+
+
+def test_a_full_disk_ends_the_storing_and_not_the_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import SafetensorError
+
+    from microtome.passes import state
+    from microtome.store import arrays, open_store
+
+    def full(*given: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(arrays, "save_file", full)
+    monkeypatch.setattr(state, "save_file", full)
+    store = ["--store", str(tmp_path / "store")]
+    status = run(["examine", "--only", "accuracy,calibration", "--no-calibrate", *store])
+    shown = capsys.readouterr()
+    assert status == 2
+    assert "accuracy     0.9" in shown.out and "calibration  0.0" in shown.out
+    assert "No space left on device" in shown.err and "this run cannot be resumed" in shown.err
+    assert "the findings above are not stored" in shown.err and "MT199" not in shown.err
+    with open_store(tmp_path / "store") as opened:
+        assert [entry.status for entry in opened.list()] == ["partial"]

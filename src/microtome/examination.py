@@ -6,13 +6,13 @@ import datetime
 import platform
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from microtome.calibration import readings
-from microtome.errors import UsageError
+from microtome.errors import StoreError, UsageError
 from microtome.finding import Examination, Finding
 from microtome.instrument import Instrument
 from microtome.passes import Plan, Run, make_plan
@@ -23,6 +23,10 @@ from microtome.subject import Subject
 
 if TYPE_CHECKING:
     from microtome.store import Store
+
+
+UNSTORED = "not stored"
+"""Key of an examination's plan: why its findings are in memory only."""
 
 
 def as_subject(
@@ -199,7 +203,7 @@ def _execute(
     save_every: float,
     calibration: Literal["take", "known", "none"],
 ) -> Examination:
-    from contextlib import ExitStack
+    from contextlib import ExitStack, suppress
 
     began = time.perf_counter()
     with ExitStack() as stack:
@@ -213,9 +217,22 @@ def _execute(
             folder = opened.run_folder(exam.id)
             watcher = Written(watcher or Silent(), folder, len(chosen))
 
+        def kept(save: Callable[..., object], *what: object) -> None:
+            """Store it. Where the disk is full the examination goes on: it is kept in memory, and says so."""
+            if UNSTORED in exam.plan:
+                return
+            try:
+                save(*what)
+            except StoreError as error:
+                if error.code != "MT130":
+                    raise
+                exam.plan[UNSTORED] = str(error)
+                if watcher is not None:
+                    watcher.note(f"{error}; going on, what is found is kept in memory only")
+
         def found(finding: Finding) -> None:
             if opened is not None:
-                opened.save_finding(exam.id, finding)
+                kept(opened.save_finding, exam.id, finding)
 
         run = Run(
             subject, chosen, budget=budget, seed=exam.seed, watcher=watcher, folder=folder,
@@ -225,7 +242,8 @@ def _execute(
             exam.findings = run.execute()
         except BaseException:
             if opened is not None:
-                opened.finish(exam.id, "partial")
+                with suppress(StoreError):  # what went wrong is told, not that it cannot be noted
+                    opened.finish(exam.id, "partial")
             raise
         exam.seconds = time.perf_counter() - began
         exam.plan = {**exam.plan, "rounds": run.history}
@@ -235,7 +253,10 @@ def _execute(
         failed = any(f.status == "failed" for f in exam.findings.values())
         exam.status = "stopped" if run.stopped else "partial" if failed else "complete"
         if opened is not None:
-            opened.save(exam)
+            kept(opened.save, exam)
+            if UNSTORED in exam.plan:
+                with suppress(StoreError):
+                    opened.finish(exam.id, "partial")
     return exam
 
 

@@ -253,7 +253,12 @@ def conclude(
         except (OSError, MicrotomeError) as error:
             say(f"microtome: MT118 the report could not be written: {error}; the run is stored")
             status = 2
-    tell(f"run     {exam.id}   (microtome view opens it in the browser)")
+    unstored = exam.plan.get("not stored")
+    if unstored:
+        say(f"microtome: {unstored}; the findings above are not stored")
+        status = 2
+    else:
+        tell(f"run     {exam.id}   (microtome view opens it in the browser)")
 
     failed = [finding for finding in exam if finding.status == "failed"]
     if failed:

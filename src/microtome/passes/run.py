@@ -20,7 +20,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from microtome.batches import Batch, concatenate, joinable, split
-from microtome.errors import MicrotomeError, Refusal, SubjectError, told
+from microtome.errors import MicrotomeError, Refusal, StoreError, SubjectError, told
 from microtome.finding import Coverage, Finding, refused
 from microtome.folds.base import Fold, State
 from microtome.instrument import Asking, Instrument
@@ -293,8 +293,7 @@ class Run:
             }
         )
         self.watcher.round_finished(index, seconds)
-        if self.states is not None:
-            self.states.save(index, order, work.saved(complete=True, groups=groups, marks=self._marks))
+        self._save(index, work, groups, complete=True)
         return work.states, work.failures
 
     def _read(self, index: int, groups: list[Group], work: _Work) -> None:
@@ -396,14 +395,24 @@ class Run:
                 continue
             self._commit(group, work, piece, collector)
         if self.states is not None and time.monotonic() - work.saved_at >= self.save_every:
-            self.states.save(index, work.order, work.saved(complete=False, groups=groups, marks=self._marks))
+            self._save(index, work, groups, complete=False)
             work.saved_at = time.monotonic()
         if self._stop.is_set():
-            if self.states is not None:
-                self.states.save(
-                    index, work.order, work.saved(complete=False, groups=groups, marks=self._marks)
-                )
+            self._save(index, work, groups, complete=False)
             raise Stopped
+
+    def _save(self, index: int, work: _Work, groups: list[Group], *, complete: bool) -> None:
+        """Write down how far the round is. A disk that is full ends the saving and not the measuring."""
+        if self.states is None:
+            return
+        try:
+            self.states.save(
+                index, work.order, work.saved(complete=complete, groups=groups, marks=self._marks)
+            )
+        except StoreError as error:
+            self.watcher.note(f"{error}; going on, but this run cannot be resumed")
+            self.states.remove()
+            self.states = None
 
     def _commit(self, group: Group, work: _Work, piece: Batch, collector: _Collector) -> None:
         collector.commit()

@@ -84,7 +84,7 @@ class StateFolder:
             temporary = header.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_bytes(msgspec.json.encode(content))
             temporary.replace(header)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise StoreError(
                 "MT130", f"cannot save the running state: {error}", where=str(self.folder)
             ) from error

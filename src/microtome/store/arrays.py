@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Mapping
@@ -47,7 +48,11 @@ def storable(instrument: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the file whole or not at all; without arrays an earlier file is removed."""
+    """Write the file whole or not at all; without arrays an earlier file is removed.
+
+    Raises:
+        OSError: also for what safetensors says of a full disk in a type of its own.
+    """
     if not arrays:
         path.unlink(missing_ok=True)
         return
@@ -60,8 +65,10 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             os.fsync(written.fileno())  # else a power cut may leave the row without its bytes
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):
+            raise OSError(errno.EIO, str(error).rpartition("I/O error: ")[2], str(path)) from error
         raise
 
 
