@@ -31,6 +31,7 @@ from microtome.finding import (
 )
 from microtome.report import html as report_module
 from microtome.report import notebook_html, report_html, write_report
+from microtome.report.described import described
 from microtome.report.text import number_text, table_text, tool_error
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"quoted\" \u2028"
@@ -534,6 +535,40 @@ def test_mistakes_need_the_arrays_and_stay_small(monkeypatch: pytest.MonkeyPatch
     for name, odd in {"neighbours": np.full((300, 5), 10**12), "loss": np.full(300, np.nan)}.items():
         a[name] = odd
     assert Page(report_html(exam)).stack == []
+
+
+def test_a_chart_says_what_it_shows() -> None:
+    data = figures.rows(step=[0, 1, 2], loss=[2.0, 0.5, None], way=["a", "b", "a"])[:2]
+    charts = {
+        "loss (nat) against step, colours by way; from 0.5 to 2.": figures.line(
+            "L", data, x="step", y="loss", series="way", y_unit="nat", diagonal=True
+        ),
+        "loss of each way; from 0.5 to 2.": figures.bars("B", data, category="way", value="loss"),
+        "loss against step; from 0.5 to 2.": figures.scatter("S", data, x="step", y="loss"),
+        "Number of examples by value; from 0 to 4.": figures.histogram("H", [3, 4], [0, 2, 4]),
+        "value: rows are true, columns said; from 0 to 1.": figures.heatmap(
+            "M", np.eye(2), row_title="true", column_title="said"
+        ),
+    }
+    for said, figure in charts.items():
+        assert described(figure.spec, figure_rows(figure.spec)) == said
+    for odd in (
+        {},
+        {"layer": 3},
+        {"layer": [7]},
+        {"mark": "bar", "encoding": {"x": 1, "y": []}},
+        {"mark": {}},
+    ):
+        assert described(odd, []) == ""
+    plain = figures.scatter("S", data, x="step", y="loss", caption="Below: better.")
+    found = Finding(
+        instrument="a/b", headline="x", quantities={"x": Quantity(value=1)},
+        figures={"plain": plain, "bare": charts["loss against step; from 0.5 to 2."]},
+    )  # fmt: skip
+    page = Page(report_html(examination(findings={"a/b": found})))
+    labels = [tag["aria-label"] for tag in page.all("div") if tag.get("role") == "img"]
+    assert labels[0] == "S. Below: better. loss against step; from 0.5 to 2."
+    assert page.text().count("Loss against step; from 0.5 to 2.") == 1  # written where nobody wrote another
 
 
 def test_long_numbers_are_grouped() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from microtome.figures import figure_rows
 from microtome.finding import Figure
+from microtome.report.described import described
 from microtome.report.html import ROOMS, environment, library, own, script_hash, script_json
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "inconclusive")
@@ -89,6 +91,7 @@ def paper_of(entry: Any, titles: dict[str, str]) -> dict[str, Any]:
         "numbers": list(record["numbers"].items()) if record else [],
         "figure": figure,
         "spec": "",
+        "said": described(figure.spec, figure_rows(figure.spec)) if figure else "",
         "uses": entry.standing.leaves,
         "instrument": next((leaf for leaf in entry.standing.leaves if "/" in leaf), None),
         "relates": [(slug, titles.get(slug, slug), *found) for slug, found in entry.relates.items()],

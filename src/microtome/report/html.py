@@ -29,6 +29,7 @@ from microtome.finding import Examination, Figure, Finding, Table, encode_json, 
 from microtome.report import single
 from microtome.report import text as words
 from microtome.report.answers import answers
+from microtome.report.described import described
 from microtome.report.text import anchor
 
 SIZE_CAP = 5_000_000
@@ -264,12 +265,13 @@ def _figure(instrument: str, key: str, figure: Figure, inline: bool) -> dict[str
     columns: list[str] = []
     if not picture and grid is None:
         columns = list(dict.fromkeys(field for row in rows for field in row))
+    said = "" if picture or drawn else described(figure.spec, rows)
     return {
         "instrument": instrument,
         "key": key,
         "title": figure.title,
-        "caption": figure.caption,
-        "label": f"{figure.title}. {figure.caption}".strip(),
+        "caption": figure.caption or said[:1].upper() + said[1:],
+        "label": " ".join(filter(None, (f"{figure.title}.", figure.caption, said))),
         "pictures": picture,
         "drawing": drawn,
         "grid": grid,
