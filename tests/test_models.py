@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from asking import read
-from networks import CASES, ROWS, Case
+from networks import CASES, ROWS, Case, cut
 
 import microtome as mt
 from microtome.folds import Collect, Moments
@@ -484,3 +484,63 @@ def test_what_torch_cannot_do_for_a_network_is_a_refusal():
     ):
         finding = mt.examine(model, [(x, y)], only=instrument)[instrument]
         assert finding.status == "refused" and words in finding.reason, (instrument, finding.reason)
+
+
+def test_a_graph_in_a_dictionary_is_a_graph():
+    model, (graph,) = built(BY_NAME["gcn"])
+    held = graph.to_dict()
+    held["labels"] = held.pop("y")
+    only = ["accuracy", "homophily", "oversmoothing", "edge_attribution"]
+    expected = mt.examine(model, [graph], only=only)
+    exam = mt.examine(model, [held], only=only)
+    assert exam.subject["task"] == "node-classification"
+    assert all(f.status == "measured" and f.same_measurement(expected[f.instrument]) for f in exam)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_pictures_of_two_classes_have_an_answer_a_position(flat):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 1, 1)
+    )
+    x, y = torch.rand(24, 3, 5, 5), (torch.rand(24, 1, 5, 5) < 0.3).float()
+    data = [(a, b[:, 0] if flat else b) for a, b in cut(9, x, y)]
+    found, exam = failures(model, data)
+    assert not found
+    assert "binary classification of every position" in "; ".join(exam.subject["inferred"])
+    z = model(x).detach()
+    assert exam["accuracy"].value == pytest.approx(float(((z > 0) == y.bool()).double().mean()))
+    assert exam["calibration"].quantities["negative log-likelihood"].value == pytest.approx(
+        float(F.binary_cross_entropy_with_logits(z, y)), 1e-5
+    )
+    ids, _ = read(Subject(model, data), Collect(signals=(prediction_ids, logits)))[:2]
+    assert len(ids.unique()) == 24 * 25
+
+
+def test_answers_of_the_first_of_two_classes_are_explained_as_well():
+    """They share one output, whose logit for the first class is 0 whatever the input."""
+    model, data = built(BY_NAME["binary_single_logit"])
+    with torch.no_grad():
+        model[-1].bias.sub_(model(torch.cat([x for x, _ in data])).median() + 0.01)
+    exam = mt.examine(
+        model, data, only="explain/*", options={"input_gradient": {"examples": tuple(range(24))}}
+    )
+    found = exam["input_gradient"]
+    assert set(found.arrays["classes"].tolist()) == {0, 1}
+    x = torch.cat([x for x, _ in data]).requires_grad_()
+    slope = torch.autograd.grad(model(x).sum(), x)[0].abs()
+    torch.testing.assert_close(torch.from_numpy(found.arrays["maps"]).float(), slope, rtol=1e-4, atol=1e-6)
+    for name in ("integrated_gradients", "fullgrad", "layerwise_relevance", "smoothgrad"):
+        assert (abs(exam[name].arrays["maps"]).sum(1) > 0).all(), name
+    share = exam["integrated_gradients"].tables["completeness"].rows
+    signs = {row[0]: float(row[1]) for row in share}
+    assert all(
+        value > 0 for value in signs.values()
+    )  # the answer is what speaks for the class that was given
+
+
+def test_soft_labels_are_no_regression_without_a_word():
+    torch.manual_seed(0)
+    soft = torch.rand(24, 3).softmax(1)
+    subject = Subject(networks._mlp(), cut(9, torch.randn(24, 4), soft))
+    assert subject.task.kind == "regression" and "soft labels?" in subject.task.statement

@@ -330,6 +330,7 @@ class Layout:
         return replace(batch.to(device), site_index=self.site_index)
 
     def _read_graph(self, raw: Any, start: int, device: torch.device) -> Batch:
+        raw = as_graph(raw)
         args = tuple(getattr(raw, k) for k in self.input_keys) if self.input_keys else (raw,)
         targets = getattr(raw, self.target_key) if self.target_key else None
         pick: Tensor | None = None
@@ -410,6 +411,24 @@ def is_graph(raw: Any) -> bool:
     return hasattr(raw, "edge_index") and hasattr(raw, "num_nodes")
 
 
+def as_graph(raw: Any) -> Any:
+    """A dictionary that holds a graph, as the object PyTorch Geometric makes of it; all else as it is."""
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("x"), Tensor):
+        return raw
+    edges = raw.get("edge_index")
+    if not isinstance(edges, Tensor) or edges.dim() != 2 or len(edges) != 2 or edges.is_floating_point():
+        return raw
+    try:
+        from torch_geometric.data import Data
+    except ImportError:
+        return raw
+    graph = Data.from_dict(dict(raw))
+    batch = raw.get("batch")
+    if isinstance(batch, Tensor) and len(batch):
+        graph.num_graphs = int(batch.max()) + 1
+    return graph
+
+
 def find_layout(
     model: torch.nn.Module, raw: Any, inputs: Sequence[str] | None = None, target: str | None = None
 ) -> Layout:
@@ -429,8 +448,10 @@ def find_layout(
             f"a batch is a graph with several kinds of nodes ({', '.join(map(str, raw.node_types))}) or edges",
             fix="wrap the network in a module that is given one kind's features as a tensor and holds the rest",
         )
-    if is_graph(raw):
-        layout = _graph_layout(raw, signature.names, target)
+    if is_graph(as_graph(raw)) and not (isinstance(raw, Mapping) and inputs):
+        if isinstance(raw, Mapping):
+            target = target or next((k for k in TARGET_KEYS if k in raw), None)
+        layout = _graph_layout(as_graph(raw), signature.names, target)
     elif isinstance(raw, Mapping) or hasattr(raw, "keys"):
         keys = list(raw.keys())
         if target is not None and target not in keys:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from microtome.batches import TARGET_KEYS, Batch, Layout, Signature, find_layout, with_site_index
+from microtome.batches import TARGET_KEYS, Batch, Layout, Signature, as_graph, find_layout, with_site_index
 from microtome.errors import MicrotomeError, Refusal, SubjectError, UsageError, nearest, place, told
 from microtome.signals.capture import (
     Call,
@@ -486,7 +486,11 @@ class Subject:
         """What only a forward tells: inputs written to, answers at one position only, answers for graphs."""
         layout = replace(self.layout, copied=self._writes)
         targets = batch.targets
-        if targets is None and layout.kind == "graph" and output.shape[0] == getattr(raw, "num_graphs", 1):
+        if (
+            targets is None
+            and layout.kind == "graph"
+            and output.shape[0] == getattr(as_graph(raw), "num_graphs", 1)
+        ):
             layout = replace(
                 layout, per_graph=True, statement=layout.statement.replace("are nodes", "are graphs")
             )

@@ -253,6 +253,14 @@ def _labelled_task(
             if kind == "multilabel"
             else None
         )
+    if (
+        output.dim() >= 3 and output.shape[1] == 1 and output.numel() == targets.numel()
+        and kind in (None, "classification") and _binary(targets, both=True)
+    ):  # fmt: skip
+        words = (
+            "binary classification of every position: one output, targets 0 and 1 (task='regression' if not)"
+        )
+        return Task("classification", 2, class_dimension=1, positions=True, statement=words)
     if integer and columns == 1 and kind not in ("regression", "multilabel") and output.dim() == 2:
         k = output.shape[1]
         if nodes:
@@ -278,7 +286,14 @@ def _labelled_task(
     if kind == "multilabel" or (kind is None and _binary(targets)):
         words = f"multi-label classification with {columns} labels: targets are 0 or 1"
         return Task("multilabel", columns, statement=words)
-    return Task("regression", statement=f"regression of {columns} values: real targets")
+    words = f"regression of {columns} values: real targets"
+    if (
+        columns > 1
+        and bool((targets >= 0).all())
+        and bool((targets.flatten(1).sum(1) - 1).abs().max() < 1e-3)
+    ):
+        words += " that sum to 1 (soft labels? give the number of the largest for classification)"
+    return Task("regression", statement=words)
 
 
 def _binary(targets: Tensor, both: bool = False) -> bool:

@@ -177,7 +177,7 @@ def loss(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
 @signal
 def score(outputs: Tensor, task: Task) -> Tensor:
     """[n] what an explanation explains: the largest logit (of the last position), or the summed output."""
-    last = _last_answer(outputs, task)
+    last = _last_scores(outputs, task)
     return last.max(1).values if task.kind != "regression" else last.sum(1)
 
 
@@ -188,10 +188,19 @@ def _last_answer(outputs: Tensor, task: Task) -> Tensor:
     if not task.categorical:
         return flat.reshape(n, -1)
     if task.single_output(flat):
-        margin = flat.reshape(n)
+        margin = flat.reshape(n, -1)[:, -1]
         return torch.stack([torch.zeros_like(margin), margin], dim=1)
     flat = flat.movedim(1, -1) if task.class_dimension == 1 and flat.dim() > 2 else flat
     return flat if flat.dim() == 2 else flat.reshape(n, -1, flat.shape[-1])[:, -1]
+
+
+def _last_scores(outputs: Tensor, task: Task) -> Tensor:
+    """As :func:`_last_answer`; of two classes that share one output each has its own log-odds.
+
+    A logit of 0 for the first class would do for probabilities, but nothing could explain it.
+    """
+    last = _last_answer(outputs, task)
+    return torch.stack([-last[:, 1], last[:, 1]], dim=1) if task.single_output(outputs) else last
 
 
 def answer() -> Signal:
@@ -205,13 +214,16 @@ def _answer(outputs: Tensor, task: Task) -> Tensor:
 
 
 def class_score(classes: Constant) -> Signal:
-    """[n] logit of a class fixed beforehand for each example: moving the input cannot change the question."""
+    """[n] logit of a class fixed beforehand for each example: moving the input cannot change the question.
+
+    Of two classes that share one output, the log-odds of the class: for the first one the output with its sign turned.
+    """
     return derive(_class_score, outputs, rows, task, classes, name="class_score")
 
 
 def _class_score(outputs: Tensor, rows: Tensor, task: Task, classes: Constant) -> Tensor:
     chosen = classes.for_rows(rows).to(outputs.device)
-    return _last_answer(outputs, task).gather(1, chosen[:, None])[:, 0]
+    return _last_scores(outputs, task).gather(1, chosen[:, None])[:, 0]
 
 
 def class_probability(classes: Constant) -> Signal:
