@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from microtome.errors import UsageError
 from microtome.nn.function_mlp import ACTIVATIONS, FunctionMLP
+from microtome.nn.sequence_transformer import SequenceTransformer
 from microtome.population import Population
 from microtome.population import function_complexity as c
 
@@ -57,3 +60,41 @@ def test_networks_as_functions(activation):
     assert torch.allclose(values[0], one.last(h)[:, 0], atol=1e-6)
     with pytest.raises(UsageError, match="MT470"):
         FunctionMLP(activation="sine")
+
+
+def test_phrases_a_token_of_sequences():
+    constant, pair = torch.zeros(40, dtype=torch.long), torch.tensor([3, 200] * 20)
+    noise = torch.randint(256, (5, 40), generator=torch.Generator().manual_seed(0))
+    found = c.sequence_complexity(torch.stack([constant, pair])[None])
+    assert found.shape == (1, 2) and (found * 40).tolist() == [[2, 3]]
+    assert c.sequence_complexity(noise).min() > 0.7
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_a_decoder_says_nothing_of_later_tokens_and_is_torchs_own(activation):
+    torch.manual_seed(0)
+    model = SequenceTransformer(11, 9, width=8, heads=2, depth=2, activation=activation).double()
+    x = torch.randint(11, (3, 9))
+    other = x.clone()
+    other[:, 6:] = (x[:, 6:] + 1) % 11
+    assert torch.allclose(model(x)[:, :6], model(other)[:, :6])
+    assert not torch.allclose(model(x)[:, 6:], model(other)[:, 6:])
+    stream = model.embed[x] + model.position
+    mask = nn.Transformer.generate_square_subsequent_mask(9).double()
+    for block in model.blocks:
+        theirs = nn.MultiheadAttention(8, 2, batch_first=True).double()
+        theirs.in_proj_weight.data, theirs.in_proj_bias.data = (
+            block.attend.weight.data,
+            block.attend.bias.data,
+        )
+        theirs.out_proj.weight.data, theirs.out_proj.bias.data = block.out.weight.data, block.out.bias.data
+        normed = 3 * F.layer_norm(stream, (8,))
+        stream = stream + theirs(normed, normed, normed, attn_mask=mask)[0]
+        stream = stream + block.down(ACTIVATIONS[activation](block.up(3 * F.layer_norm(stream, (8,)))))
+    model.gain.fill_(3.0)
+    assert torch.allclose(model(x), F.layer_norm(stream, (8,)) @ model.embed.T)
+
+
+def test_an_unknown_activation_of_a_decoder():
+    with pytest.raises(UsageError, match="MT470 no activation is called 'rleu'; did you mean 'relu'"):
+        SequenceTransformer(activation="rleu")

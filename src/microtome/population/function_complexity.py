@@ -78,6 +78,13 @@ def phrases(text: bytes) -> int:
     return count
 
 
+def sequence_complexity(tokens: Tensor) -> Tensor:
+    """[...] phrases a token of sequences [..., l] of up to 256 different tokens; 2 / l for one token over and over."""
+    rows = tokens.reshape(-1, tokens.shape[-1]).to(torch.uint8)
+    found = [phrases(row.numpy().tobytes()) / len(row) for row in rows]
+    return torch.tensor(found, dtype=torch.float64).view(tokens.shape[:-1])
+
+
 def compressibility(values: Tensor) -> Tensor:
     """[N] Lempel-Ziv complexity of the values against their median, read along rows and along columns.
 
@@ -93,4 +100,4 @@ def compressibility(values: Tensor) -> Tensor:
     return torch.tensor(found, dtype=torch.float64).clamp(min=0)
 
 
-__all__ = ["compressibility", "grid", "mean_frequency", "mean_order", "phrases"]
+__all__ = ["compressibility", "grid", "mean_frequency", "mean_order", "phrases", "sequence_complexity"]

@@ -16,12 +16,14 @@ from microtome.nn.function_mlp import ACTIVATIONS, FunctionMLP
 from microtome.population import Population, Recipe, train
 from microtome.population.function_complexity import compressibility, grid, mean_frequency, mean_order
 from microtome.statistics import spearman, student
+from microtome.studies.theory._sequences import TOKENS, of_chance, said
 from microtome.study import Measured, Study
 
 SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)
 DEPTHS = (2, 3, 4)
 TARGETS = (0.5, 1.0, 2.0, 3.0)
-FLAT, AGREE, FIT = 0.25, 0.7, 0.3
+GAINS = (0.5, 1.0, 2.0, 4.0, 8.0)
+FLAT, AGREE, FIT, SIMPLE = 0.25, 0.7, 0.3, 0.5
 MEASURES = {"frequency": mean_frequency, "order": mean_order, "compressibility": compressibility}
 
 
@@ -64,8 +66,12 @@ def _errors(
     return wrong.clamp(max=100).reshape(len(TARGETS), draws).double().numpy()
 
 
+def _interval(found: tuple[float, float, float]) -> str:
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
+
+
 def measure(smoke: bool, seed: int = 0) -> Measured:
-    """Complexity of drawn networks by activation, depth and size of weights; then learning waves of known frequency."""
+    """Complexity of drawn networks by pieces and size of weights; learning waves; what drawn transformers say."""
     draws, r, depths, learnt, steps, n = (4, 12, (2,), 2, 10, 32) if smoke else (60, 32, DEPTHS, 5, 250, 128)
     start = 10_000 * seed + 600
     numbers: dict[str, float] = {"draws": float(draws)}
@@ -144,11 +150,23 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     fit = note("error against distance of the prior from the target", tied)
     for t, f in enumerate(TARGETS):
         numbers[f"error against distance, frequency {f:g}"] = spearman(far[:, t], error[:, t].mean(1)) or 0.0
+    length, starts = (12, 2) if smoke else (51, 6)
+    chance = numbers["phrases a token, tokens at random"] = of_chance(start, 200, length)
+    climb: dict[str, tuple[float, float, float]] = {}
+    for activation in ACTIVATIONS:
+        phrases = said(activation, GAINS, range(start, start + (2 if smoke else 30)), starts, length)
+        climb[activation] = note(f"transformer, {activation}, phrases a doubling", _slopes(phrases, GAINS))
+        for gain, each in zip(GAINS, phrases, strict=True):
+            note(f"transformer, {activation}, phrases a token at gain {gain:g}", each)
+    climbs = min(climb[a][1] for a in ("tanh", "sin"))
+    level = max(abs(climb["relu"][1]), abs(climb["relu"][2]))
+    usual = max(numbers[f"transformer, relu, phrases a token at gain {gain:g}, high"] for gain in GAINS)
     holds = (
         steep > 0 and flat <= FLAT * steep,
         all(gap[2] < 0 for gap in simpler.values()),
         fit[1] > 0 and fit[0] >= FIT,
         min(agree.values()) >= AGREE,
+        climbs > 0 and level <= FLAT * climbs and usual <= SIMPLE * chance,
     )
     verdict = "reproduced" if all(holds) else "partly" if holds[0] and any(holds[1:3]) else "not reproduced"
     less = ", ".join(f"{g[0]:+.2f} ({a}, {p})" for (p, a), g in simpler.items())
@@ -159,7 +177,10 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         f"{slope['relu'][2]:+.3f}], tanh {slope['tanh'][0]:+.3f}, sin {slope['sin'][0]:+.3f} (ReLU within {FLAT:.0%} "
         f"of the flatter); at large weights {less} with the piece less without (intervals below 0); error against "
         f"distance of the prior from the target {fit[0]:+.2f} [{fit[1]:+.2f}, {fit[2]:+.2f}] (at least {FIT}, above "
-        f"0); measures agree at {min(agree.values()):.2f} (at least {AGREE}): {sum(holds)} of 4 hold",
+        f"0); measures agree at {min(agree.values()):.2f} (at least {AGREE}); transformers say {usual:.2f} "
+        f"phrases a token at most with ReLU, {chance:.2f} by chance (at most {SIMPLE:.0%} of that); twice the "
+        f"gain adds {_interval(climb['relu'])} with ReLU, {_interval(climb['tanh'])} tanh, "
+        f"{_interval(climb['sin'])} sin (ReLU within {FLAT:.0%} of the flatter, above 0): {sum(holds)} of 5 hold",
         figure=figures.line(
             "Complexity of networks that were drawn, not trained",
             shown,
@@ -175,7 +196,11 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
         ),
         conditions=(
             f"Networks of two inputs on a grid of {r} x {r}; {draws} draws, uniform weights and biases scaled "
-            "together, frequencies above half the resolution folded back. Transformers are left out.",
+            "together, frequencies above half the resolution folded back.",
+            f"Transformers: two blocks of width 64 with {TOKENS} tokens instead of GPT-2, with weights as large as its "
+            f"own; as in the paper layer norm and residual connections stay, its gain sets the size, and what follows "
+            f"each of {starts} tokens is the likeliest, {length} in all. This part was added later, its rule fixed "
+            "before its first run; the others are as they were.",
             "Layer norm undoes the size of the weights before it by construction, so its effect is no surprise.",
             f"Trained are {len(ACTIVATIONS)} activations at {len(scales)} sizes on {n} points of a cosine, {steps} "
             "full-batch steps of Adam; the correlation is over architectures within a target, for high frequencies are "
@@ -187,22 +212,27 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
 STUDY = Study(
     paper="neural-redshift",
     claim="Networks drawn at random are functions of a complexity that their pieces set: with ReLU it does not depend "
-    "on the size of the weights, with tanh and sine it rises; residual connections and layer norm lower it; and what a "
-    "trained network generalises to best is a target of the complexity its prior has.",
+    "on the size of the weights, with tanh and sine it rises; residual connections and layer norm lower it; what a "
+    "trained network generalises to best is a target of the complexity its prior has; and transformers inherit it: "
+    "what they say before training is simple with ReLU at any gain, with tanh and sine the less so the larger it is.",
     null="Complexity rises with the weights for ReLU as for others, pieces change nothing, and test error after "
-    "training is unrelated to the distance between prior and target.",
+    "training is unrelated to the distance between prior and target; transformers say what chance says, or "
+    "what they say is as complex whatever their activation and gain.",
     control="The same draws scaled and with one piece added; three measures of complexity that must agree in rank; "
-    "errors compared within a target.",
+    "errors compared within a target; tokens drawn at random, and the same transformers at other gains.",
     threshold=f"Slope of mean frequency by log2 scale: ReLU's interval within {FLAT:.0%} of the lower bound of tanh's "
     f"and sine's, which are above 0. Residual and layer norm, tanh and sine: all four differences below 0. Rank "
-    f"correlation of error with distance at least {FIT}, above 0. Measures agree at {AGREE} at least. All: "
-    f"reproduced; the first and one of the next two: partly.",
+    f"correlation of error with distance at least {FIT}, above 0. Measures agree at {AGREE} at least. Transformers: "
+    f"phrases a token by log2 gain, ReLU against tanh and sine as above, and with ReLU at any gain below {SIMPLE:.0%} "
+    "of those of tokens at random. All: reproduced; the first and one of the next two: partly.",
     measure=measure,
     uses=(
         "microtome.nn.function_mlp:FunctionMLP",
+        "microtome.nn.sequence_transformer:SequenceTransformer",
         "microtome.population.function_complexity:mean_frequency",
         "microtome.population.function_complexity:mean_order",
         "microtome.population.function_complexity:compressibility",
+        "microtome.population.function_complexity:sequence_complexity",
     ),
     example='drawn = Population.of(lambda: FunctionMLP(activation="tanh"), seeds=range(100)).scale(4.0)\n'
     "values = drawn.predict(grid(32)).view(100, 32, 32)\n"
