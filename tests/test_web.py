@@ -169,6 +169,7 @@ def test_the_five_questions_are_answered(store: Store) -> None:
     assert "Why is example 17 wrong?" in why and "labelled 2, answered 0" in " ".join(why.split())
     assert "0.73" in why and "gain over random" in why  # the judge of its map
     changed = " ".join(Page(lab(store).get("/compare?of=e1&of=e2").text).words.split())
+    assert "accuracy How often is it right?" in changed
     assert "Larger than noise" in changed and "exact McNemar" in changed and "worse" in changed
 
 
@@ -844,7 +845,7 @@ def test_where_examples_are_refused_the_reason_stands(tmp_path: Path) -> None:
 def test_numbers_of_which_more_is_better_begin_with_the_least(store: Store) -> None:
     client = lab(store)
     right = findings()["reliability/accuracy"].arrays["samples"]
-    first = client.get("/e/e1/examples/cells?sort=accuracy: accuracy").json()["cells"]
+    first = client.get("/e/e1/examples/cells?sort=accuracy").json()["cells"]
     wrong = np.flatnonzero(right == 0)
     assert [c["id"] for c in first[: len(wrong)]] == wrong.tolist()
 

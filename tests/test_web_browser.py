@@ -303,7 +303,27 @@ def test_a_running_examination_fills_itself(page: Any, where: str, store: Store)
         store.delete("run1")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_begins_and_ends_is_in_the_list(page: Any, where: str, store: Store) -> None:
+    page.goto(where)
+    store.begin(examination("run2", "2026-11-25T10:00:00Z", findings={}))
+    try:
+        page.wait_for_selector("#results a[href='/e/run2']")
+        assert "running" in page.inner_text("#results")
+        store.finish("run2", "complete")
+        until(page, "!document.querySelector('#results').textContent.includes('running')")
+        assert page.locator("#results a[href='/e/run2']").count() == 1
+    finally:
+        store.delete("run2")
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def narrow(chromium: Any, request: pytest.FixtureRequest) -> Iterator[tuple[Any, str]]:
+    """A page of 400 pixels, and the colours its system asks for."""
+    context = chromium.new_context(viewport={"width": 400, "height": 800}, color_scheme=request.param)
+    yield context.new_page(), request.param
+    context.close()
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -318,33 +338,27 @@ def test_a_running_examination_fills_itself(page: Any, where: str, store: Store)
         "/compare?groups=1",
     ],
 )
-def test_narrow_screens_light_and_dark(chromium: Any, where: str, path: str, scheme: str) -> None:
-    context = chromium.new_context(viewport={"width": 400, "height": 800}, color_scheme=scheme)
-    try:
-        opened = context.new_page()
-        opened.goto(where + path)
-        assert opened.evaluate("document.documentElement.scrollWidth") <= 400
-        ink, paper = opened.evaluate(
-            "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
-            ".map((c) => c.match(/\\d+/g).slice(0, 3).map(Number))"
-        )
-        assert _contrast(ink, paper) > 7
-        soft = opened.evaluate(
-            "getComputedStyle(document.querySelector('.quiet, .eyebrow')).color.match(/\\d+/g).map(Number)"
-        )
-        assert _contrast(soft[:3], paper) > 4.5
-        assert (sum(paper) < 200) == (scheme == "dark")
-        turned = opened.evaluate(
-            "[...document.querySelectorAll('img.signed')].map((i) => getComputedStyle(i).filter)"
-        )
-        assert len(turned) == (3 if path.endswith("/17") else 0)
-        assert all(
-            (each != "none") == (scheme == "dark") for each in turned
-        )  # no white ground on a dark page
-        gaps = opened.evaluate(GAPS)
-        assert all(gap >= 4 for gap in gaps) and bool(gaps) == ("of=e1&of=e2" in path)
-    finally:
-        context.close()
+def test_narrow_screens_light_and_dark(narrow: tuple[Any, str], where: str, path: str) -> None:
+    opened, scheme = narrow
+    opened.goto(where + path)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 400
+    ink, paper = opened.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+        ".map((c) => c.match(/\\d+/g).slice(0, 3).map(Number))"
+    )
+    assert _contrast(ink, paper) > 7
+    soft = opened.evaluate(
+        "getComputedStyle(document.querySelector('.quiet, .eyebrow')).color.match(/\\d+/g).map(Number)"
+    )
+    assert _contrast(soft[:3], paper) > 4.5
+    assert (sum(paper) < 200) == (scheme == "dark")
+    turned = opened.evaluate(
+        "[...document.querySelectorAll('img.signed')].map((i) => getComputedStyle(i).filter)"
+    )
+    assert len(turned) == (3 if path.endswith("/17") else 0)
+    assert all((each != "none") == (scheme == "dark") for each in turned)  # no white ground on a dark page
+    gaps = opened.evaluate(GAPS)
+    assert all(gap >= 4 for gap in gaps) and bool(gaps) == ("of=e1&of=e2" in path)
 
 
 # Between the mark of an interval and the word beside it, in pixels.

@@ -27,7 +27,7 @@ MAPS = (("rows", "maps", ""), ("explained", "for the answer", "for the answer in
 RANKED = {
     # What comes first when one looks for trouble: large or small.
     "loss": True, "confidence": False, "margin": False, "foreign neighbours": True, "change that mends": False,
-    "distance to otherwise": False,
+    "distance to otherwise": False, "breaking strength": False,
 }  # fmt: skip
 
 
@@ -57,6 +57,8 @@ class Records:
     """Token -> text, where that is known."""
     says: dict[str, str] = field(default_factory=dict)
     """Name of a number -> what it means, in a line."""
+    own: list[str] = field(default_factory=list)
+    """Names of the numbers that say how it was answered; the others are other instruments'."""
     down: dict[str, bool] = field(default_factory=lambda: dict(RANKED))
     """Name of a number -> whether large ones come first when one looks for trouble."""
 
@@ -99,6 +101,7 @@ def records(exam: Examination, read: Mapping[str, Arrays]) -> Records:
             first = top[:, 0].astype(np.float64)
             found.sorts["confidence"] = np.where(np.isfinite(first), first, np.nan)
             found.says["confidence"] = SAYS["confidence"]
+            found.own.append("confidence")
     elif spoken:
         found = Records(np.unique(np.concatenate([a["rows"] for _, a in spoken])))
     else:
@@ -107,18 +110,21 @@ def records(exam: Examination, read: Mapping[str, Arrays]) -> Records:
         for name, values in a.items():
             if name in ("rows", "labels", "answers") or not _each(a, name) or values.dtype.kind != "f":
                 continue
-            label = f.headline if name == "samples" else name
-            label = label if f.instrument == found.source else f"{f.instrument.split('/')[-1]}: {label}"
+            bare = (f.headline if name == "samples" else name).replace("_", " ")
+            method = f.instrument.split("/")[-1].replace("_", " ")
+            label = bare if f.instrument == found.source or bare == method else f"{method}: {bare}"
             column = np.full(len(found.rows), np.nan)
             places = np.searchsorted(found.rows, a["rows"]).clip(0, len(found.rows) - 1)
             there = found.rows[places] == a["rows"]
             known = _known(name, values).astype(np.float64)
             column[places[there]] = np.where(np.isfinite(known), known, np.nan)[there]
-            label = label.replace("_", " ")
             found.sorts[label] = column
+            found.own += [label] if f.instrument == found.source else []
             found.says[label] = SAYS.get(label, "") if f.instrument == found.source else f.question
             quantity = f.quantities.get(f.headline if name == "samples" else name)
-            if quantity and quantity.better:
+            if bare in RANKED:
+                found.down.setdefault(label, RANKED[bare])
+            elif quantity and quantity.better:
                 found.down.setdefault(label, quantity.better == "lower")
     _mends(found, told)
     return found
@@ -136,6 +142,7 @@ def _mends(found: Records, told: Sequence[tuple[Finding, Arrays]]) -> None:
                     column[at] = value
             found.sorts["change that mends"] = column
             found.says["change that mends"] = SAYS["change that mends"]
+            found.own.append("change that mends")
 
 
 def _known(name: str, values: np.ndarray) -> np.ndarray:

@@ -59,9 +59,10 @@ def two(a: Examination, b: Examination) -> dict[str, Any]:
     """What the page of two shows: differences by whether they are noise, answers that flipped, layers."""
     found: Comparison = compare(a, b)
     real = sorted(found.larger_than_noise(), key=_weight)
+    asked = {name: f.question for name, f in b.findings.items()}
     return {
         "comparison": found,
-        "real": [_row(d) for d in real],
+        "real": [_row(d) | {"question": asked.get(d.instrument, "")} for d in real],
         "noise": [_row(d) for d in found.differences if d.larger_than_noise is False],
         "unsaid": [_row(d) for d in found.differences if d.larger_than_noise is None],
         "flips": flips(a, b),

@@ -481,7 +481,7 @@ def example(lab: Lab, request: Request) -> Response:
         numbers_here=[
             (name, format_number(float(column[place])), found.says.get(name, ""))
             for name, column in found.sorts.items()
-            if place is not None and ":" not in name and column[place] == column[place]
+            if place is not None and name in found.own and column[place] == column[place]
         ],
         reasons=single.reasons(found, place, exam) if place is not None else [],
         near=single.neighbours(found, place) if place is not None else [],

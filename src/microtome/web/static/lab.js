@@ -145,11 +145,23 @@
       if (document.hidden) return;
       try {
         const now = await text(element.dataset.poll);
-        if (now !== before) element.innerHTML = before = now;
+        if (now === before) return;
+        element.innerHTML = before = now;
+        element.dispatchEvent(new CustomEvent("polled", { bubbles: true }));
       } catch { /* the lab was closed; what is shown stays */ }
     }, Number(element.dataset.every));
   };
   document.querySelectorAll("[data-poll]").forEach(poll);
+  // What begins or ends is in the list at once; what somebody has marked there is left alone.
+  const running = () => [...document.querySelectorAll("#running a")].map((link) => link.href).join();
+  let ran = running();
+  document.addEventListener("polled", () => {
+    if (running() === ran || document.querySelector("#results :checked")) return;
+    ran = running();
+    const form = document.querySelector("form[data-live='#results']");
+    if (form) narrow(form);
+    else location.reload();
+  });
   document.querySelectorAll("[data-again]").forEach((element) => setTimeout(() => location.reload(), Number(element.dataset.again)));
   // A running examination: its bar moves; when an instrument has answered, the page is fetched anew.
   document.querySelectorAll("[data-state]").forEach((element) => {
