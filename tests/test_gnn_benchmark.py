@@ -128,6 +128,18 @@ def test_encodings_are_eigenvectors_whose_signs_are_drawn():
     assert torch.allclose(ratio.abs(), torch.ones(6, 3), atol=1e-5) and 4 < int((ratio < 0).sum()) < 14
 
 
+def test_the_signs_of_encodings_are_of_their_seed_alone():
+    task = _tiny()
+    one = [g.pe for g in task.encoded(3, seed=1).train]
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    again = [g.pe for g in task.encoded(3, seed=1).train]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    other = [g.pe for g in task.encoded(3, seed=2).train]
+    assert any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 def test_rankings_are_compared_pair_by_pair():
     from scipy.stats import kendalltau
 

@@ -83,13 +83,20 @@ class Task:
         """One more than the largest label."""
         return 1 + max(int(g.y.max()) for part in (self.train, self.validation, self.test) for g in part)
 
-    def encoded(self, count: int) -> Task:
-        """The same with ``pe`` [nodes, count], the eigenvectors of the ``count`` least eigenvalues but the first."""
+    def encoded(self, count: int, *, seed: int = 0) -> Task:
+        """The same with ``pe`` [nodes, count], the eigenvectors of the ``count`` least eigenvalues but the first.
+
+        Args:
+            count: eigenvectors.
+            seed: of their signs, which PyTorch Geometric draws at random.
+        """
         geometric()
         from torch_geometric.transforms import AddLaplacianEigenvectorPE
 
         add = AddLaplacianEigenvectorPE(count, attr_name="pe", is_undirected=True)
-        parts = [[add(g.clone()) for g in part] for part in (self.train, self.validation, self.test)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            parts = [[add(g.clone()) for g in part] for part in (self.train, self.validation, self.test)]
         return Task(self.name, self.level, *parts)
 
 
