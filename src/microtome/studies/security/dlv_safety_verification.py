@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from microtome.data.digits import digits
+from microtome.data.digits import tensors
 from microtome.figures import line
 from microtome.instruments.security.dlv_safety_verification import SafetyVerification
 from microtome.passes import run_instruments
+from microtome.population import Population, Recipe, train
 from microtome.signals.bounds import Method
 from microtome.statistics import wilson
 from microtome.study import Measured, Outcome, Study, rows_of
@@ -23,20 +24,17 @@ LEVELS, RADIUS = 3, 0.5
 METHODS: tuple[Method, ...] = ("interval", "linear")
 
 
-def network(seed: int, epochs: int) -> nn.Sequential:
-    """64-16-16-10 on digits."""
-    torch.manual_seed(seed)
-    model = nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10)
-    )
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    data = digits("train", seed=seed)
-    for _ in range(epochs):
-        for x, y in data:
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-    return model.eval()
+def networks(seeds: range, epochs: int) -> list[nn.Module]:
+    """64-16-16-10 on digits, one a seed."""
+
+    def build() -> nn.Module:
+        layers = (nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
+        return nn.Sequential(nn.Flatten(), *layers)
+
+    population = Population.of(build, seeds)
+    recipe = Recipe(optimizer="adam", rate=5e-3, epochs=epochs, batch_size=256)
+    train(population, *tensors("train"), recipe)
+    return [network.eval() for network in population]
 
 
 def grid_of(model: nn.Module, x: Tensor, free: int) -> tuple[Tensor, Tensor]:
@@ -101,15 +99,13 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     queries = wrong = safe_total = contradicted = 0
     missed = {"FGSM": 0, "PGD": 0}
     unsafe = 0
-    networks = [network(start + i, epochs) for i in range(seeds)]
-    data = digits("test")
-    assert data.y is not None
-    x = data.x[:images]
-    subjects = [Subject(model, [(x, data.y[:images])], bounds=(0, 1)) for model in networks]
+    models = networks(range(start, start + seeds), epochs)
+    x, y = (part[:images] for part in tensors("test"))
+    subjects = [Subject(model, [(x, y)], bounds=(0, 1)) for model in models]
     for free in range(3, most + 1):
         spent, looked = dict.fromkeys((*METHODS, "brute force"), 0.0), dict.fromkeys(METHODS, 0.0)
         once = 0
-        for model, subject in zip(networks, subjects, strict=True):
+        for model, subject in zip(models, subjects, strict=True):
             _ = subject.graph  # captured once a network, not once a query
             at, values = grid_of(model, x, free)
             began = time.perf_counter()
