@@ -663,6 +663,32 @@ def test_findings_that_contradict_themselves_do_not_stop_a_page(tmp_path: Path) 
         assert client.get("/e/e1/examples/cells").json()["total"] == COUNT
 
 
+@pytest.mark.parametrize(
+    "kind", ["labels", "answers", "classes", "probabilities", "neighbours", "graphs", "tokens"]
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 1e300])
+def test_arrays_of_another_kind_do_not_stop_a_page(tmp_path: Path, kind: str, value: float) -> None:
+    """Whole numbers are expected; a store made elsewhere may hold any."""
+    made = findings()
+    a = made["reliability/examples"].arrays
+    a[kind] = np.full(a[kind].shape if kind in a else (COUNT, 12), value)
+    boxes = [[1, 2], {"box": [1, 1, 2, 2, 0], "is": [], "tip": 3}]
+    made["architect/wiring"].figures["odd"] = Figure(
+        title="odd", spec={"drawing": {"size": [9, 9], "shapes": boxes}}
+    )
+    with open_store(tmp_path) as store:
+        store.save(examination(findings=made))
+        client = lab(store)
+        for path in (
+            "/layers?layer=relu",
+            "/examples",
+            "/examples/17",
+            "/report.html",
+            "/f/architect/wiring",
+        ):
+            assert client.get("/e/e1" + path).status_code == 200, path
+
+
 def test_large_findings_stay_bounded(tmp_path: Path) -> None:
     rows = tuple((f"layer{i}", i, 0.5) for i in range(50_000))
     spec = {"mark": "point", "data": {"values": [{"x": i, "y": "z" * 30} for i in range(90_000)]}}

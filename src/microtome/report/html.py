@@ -289,7 +289,13 @@ def _drawn(figure: Figure) -> str:
         return ""
     try:
         return svg(figure)
-    except (KeyError, TypeError, ValueError):  # a stored finding may hold anything
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+    ):  # a stored finding may hold anything
         return ""
 
 

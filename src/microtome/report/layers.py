@@ -231,7 +231,13 @@ def wiring(exam: Examination, found: Sequence[Layer]) -> tuple[str, str]:
     for figure in sorted(drawings, key=lambda g: -len(g.spec["drawing"].get("shapes", ()))):
         try:
             return svg(_named(figure, known), style=False), figure.title
-        except (KeyError, TypeError, ValueError, AttributeError):  # a stored finding may hold anything
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+        ):  # a stored finding may hold anything
             continue
     return "", ""
 

@@ -86,7 +86,7 @@ def records(exam: Examination, read: Mapping[str, Arrays]) -> Records:
     told = [
         (f, a)
         for f, a in spoken
-        if {"labels", "answers"} <= a.keys() and _each(a, "labels") and _each(a, "answers")
+        if all(k in a and _each(a, k) and a[k].dtype.kind in "iub" for k in ("labels", "answers"))
     ]
     if told:
         f, a = told[0]

@@ -502,6 +502,8 @@ def _top(found: single.Records, place: int | None) -> list[tuple[int, float]]:
     classes, shares = found.arrays.get("classes"), found.arrays.get("probabilities")
     if place is None or classes is None or shares is None or classes.shape != shares.shape:
         return []
+    if classes.ndim != 2 or classes.dtype.kind not in "iu":
+        return []
     return [(int(c), float(p)) for c, p in zip(classes[place], shares[place], strict=True) if 0 <= p <= 1]
 
 
