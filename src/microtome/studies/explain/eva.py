@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from microtome.data.digits import digits
+from microtome.data.digits import tensors
 from microtome.figures import bars
 from microtome.finding import Finding
 from microtome.folds import Collect, Rows
@@ -24,6 +24,7 @@ from microtome.instruments.explain._faithfulness import explain
 from microtome.instruments.explain.eva import EVA
 from microtome.instruments.explain.input_gradient import InputGradient
 from microtome.passes import run_instruments
+from microtome.population import Population, Recipe, train
 from microtome.signals import Constant, Signal, Variation, across, class_score, derive, gradient, rows
 from microtome.signals.bounds import METHODS, Method, certified_margin
 from microtome.signals.interpretation import interpreted
@@ -104,32 +105,38 @@ class Sampled(Instrument):
         return finding
 
 
-def planted(seed: int, depth: int, epochs: int) -> tuple[nn.Module, Tensor, Tensor, np.ndarray]:
-    """A perceptron that learned whether four planted pixels of noise are bright, its test data, and the pixels."""
-    torch.manual_seed(seed)
-    pixels = torch.randperm(PIXELS)[:4]
-    x = torch.rand(4300, 1, 8, 8)
-    total = x.flatten(1)[:, pixels].sum(1)
-    y = (total > 2).long()
-    sizes = (PIXELS, *[32] * depth, 2)
-    parts: list[nn.Module] = [nn.Flatten()]
-    for i, (a, b) in enumerate(itertools.pairwise(sizes)):
-        parts += [nn.ReLU()] if i else []
-        parts.append(nn.Linear(a, b))
-    model = nn.Sequential(*parts)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=1e-4)
-    for _ in range(epochs):
-        for index in torch.randperm(4000).split(200):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[index]), y[index]).backward()
-            optimizer.step()
-    relevant = torch.zeros(PIXELS).scatter(0, pixels, 1.0).numpy()
-    return model.eval(), x[4000:], y[4000:], relevant
+def perceptrons(sizes: tuple[int, ...], seeds: range) -> Population:
+    """Of these layers, with ReLUs between them; one a seed."""
+
+    def build() -> nn.Module:
+        parts: list[nn.Module] = [nn.Flatten()]
+        for a, b in itertools.pairwise(sizes):
+            parts += [nn.Linear(a, b), nn.ReLU()]
+        return nn.Sequential(*parts[:-1])
+
+    return Population.of(build, seeds)
 
 
-def planted_aucs(seed: int, depth: int, epochs: int, images: int) -> tuple[dict[str, float], float]:
+Planted = tuple[nn.Module, Tensor, Tensor, np.ndarray]
+
+
+def planted(seeds: range, depth: int, epochs: int) -> list[Planted]:
+    """Perceptrons that learned whether four planted pixels of noise are bright, test data of each, and the pixels."""
+    draws = [torch.Generator().manual_seed(10_000 + seed) for seed in seeds]
+    pixels = torch.stack([torch.randperm(PIXELS, generator=draw)[:4] for draw in draws])
+    x = torch.stack([torch.rand(4300, 1, 8, 8, generator=draw) for draw in draws])
+    y = (x.flatten(2).gather(2, pixels[:, None].expand(-1, 4300, -1)).sum(2) > 2).long()
+    population = perceptrons((PIXELS, *[32] * depth, 2), seeds)
+    options = {"weight_decay": 1e-4}
+    recipe = Recipe(optimizer="adam", rate=3e-3, options=options, epochs=epochs, batch_size=200)
+    train(population, x[:, :4000], y[:, :4000], recipe, private=(True, True))
+    relevant = torch.zeros(len(seeds), PIXELS).scatter(1, pixels, 1.0).numpy()
+    return [(m.eval(), x[i, 4000:], y[i, 4000:], relevant[i]) for i, m in enumerate(population)]
+
+
+def planted_aucs(case: Planted, images: int) -> tuple[dict[str, float], float]:
     """Mean over images of the chance that a planted pixel has more relevance than another; and the accuracy."""
-    model, x, y, relevant = planted(seed, depth, epochs)
+    model, x, y, relevant = case
     with torch.no_grad():
         answers = model(x).argmax(1)
     subject = Subject(model, [(x[:images], y[:images])], bounds=(0, 1))
@@ -213,30 +220,17 @@ def _margin(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
     return own - out.index_fill(1, label.reshape(1), -torch.inf).amax(1)
 
 
-def digits_network(seed: int, epochs: int) -> nn.Module:
-    """64-32-32-10 on digits."""
-    torch.manual_seed(seed)
-    sizes = (PIXELS, 32, 32, 10)
-    parts: list[nn.Module] = [nn.Flatten()]
-    for i, (a, b) in enumerate(itertools.pairwise(sizes)):
-        parts += [nn.ReLU()] if i else []
-        parts.append(nn.Linear(a, b))
-    model = nn.Sequential(*parts)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    data = digits("train", seed=seed)
-    for _ in range(epochs):
-        for x, y in data:
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-    return model.eval()
+def digits_networks(seeds: range, epochs: int) -> list[nn.Module]:
+    """64-32-32-10 on digits, one a seed."""
+    population = perceptrons((PIXELS, 32, 32, 10), seeds)
+    recipe = Recipe(optimizer="adam", rate=3e-3, epochs=epochs, batch_size=256)
+    train(population, *tensors("train"), recipe)
+    return [network.eval() for network in population]
 
 
-def gains(seed: int, epochs: int, images: int) -> tuple[dict[str, float], int, dict[str, float]]:
+def gains(model: nn.Module, images: int) -> tuple[dict[str, float], int, dict[str, float]]:
     """Gain over a random order on digits by method, points that break a bound, and slack of the bounds."""
-    model, data = digits_network(seed, epochs), digits("test")
-    assert data.y is not None
-    x, y = data.x[: 2 * images], data.y[: 2 * images]
+    x, y = (part[: 2 * images] for part in tensors("test"))
     subject = Subject(model, [(x, y)], bounds=(0, 1))
     ids, others = tuple(range(images)), tuple(range(images, 2 * images))
     tried = {r: EVA(examples=others, radius=r, method="linear") for r in RADII}
@@ -268,12 +262,12 @@ def measure(smoke: bool) -> Measured:
     numbers: dict[str, float] = {}
     by_depth: dict[int, list[Mapping[str, float]]] = {}
     for depth in (1, 2, 4):
-        runs = [planted_aucs(seed, depth, epochs, images) for seed in range(seeds)]
+        runs = [planted_aucs(case, images) for case in planted(range(seeds), depth, epochs)]
         by_depth[depth] = [one for one, _ in runs]
         numbers[f"planted, depth {depth}: accuracy"] = float(np.mean([accuracy for _, accuracy in runs]))
         for name in runs[0][0]:
             numbers[f"planted, depth {depth}: AUC, {name}"] = float(np.mean([one[name] for one, _ in runs]))
-    on_digits = [gains(seed, epochs, images) for seed in range(seeds)]
+    on_digits = [gains(model, images) for model in digits_networks(range(seeds), epochs)]
     gained: list[Mapping[str, float]] = [one for one, _, _ in on_digits]
     for name in gained[0]:
         title = "digits: radius chosen" if name == "radius chosen" else f"digits: gain over random, {name}"
