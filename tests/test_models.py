@@ -539,6 +539,14 @@ def test_answers_of_the_first_of_two_classes_are_explained_as_well():
     )  # the answer is what speaks for the class that was given
 
 
+def test_what_nothing_explains_is_refused_before_it_costs():
+    model, data = built(BY_NAME["float64"])
+    torch.nn.init.zeros_(model[-1].weight)
+    exam = mt.examine(model, data, only=["eva", "integrated_gradients", "layerwise_relevance"])
+    assert {(f.status, f.rounds) for f in exam} == {("refused", 1)}
+    assert all("no lower when all input is at the baseline" in f.reason for f in exam)
+
+
 def test_soft_labels_are_no_regression_without_a_word():
     torch.manual_seed(0)
     soft = torch.rand(24, 3).softmax(1)

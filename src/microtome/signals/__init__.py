@@ -232,12 +232,21 @@ def class_probability(classes: Constant) -> Signal:
 
 
 def _class_probability(outputs: Tensor, rows: Tensor, task: Task, classes: Constant) -> Tensor:
+    return _answer_probabilities(outputs, task).gather(1, classes.for_rows(rows).to(outputs.device)[:, None])[
+        :, 0
+    ]
+
+
+def answer_probabilities() -> Signal:
+    """[n, k] probability of every class, of the last position where an example has several (outputs in regression)."""
+    return derive(_answer_probabilities, outputs, task, name="answer_probabilities")
+
+
+def _answer_probabilities(outputs: Tensor, task: Task) -> Tensor:
     last = _last_answer(outputs, task)
     if task.categorical:
-        last = last.softmax(1)
-    elif task.kind == "multilabel":
-        last = last.sigmoid()
-    return last.gather(1, classes.for_rows(rows).to(outputs.device)[:, None])[:, 0]
+        return last.softmax(1)
+    return last.sigmoid() if task.kind == "multilabel" else last
 
 
 def activation(layer: str) -> Signal:

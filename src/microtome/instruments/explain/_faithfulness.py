@@ -18,7 +18,17 @@ from microtome.errors import Refusal
 from microtome.figures import bars, image_grid, line
 from microtome.finding import Figure, Finding, Quantity, Table, Threshold
 from microtome.folds import Collect, Fold, Rows, Sample, Selection
-from microtome.signals import Constant, Signal, across, answer, class_probability, class_score, inputs, rows
+from microtome.signals import (
+    Constant,
+    Signal,
+    across,
+    answer,
+    answer_probabilities,
+    class_probability,
+    class_score,
+    inputs,
+    rows,
+)
 from microtome.signals.reinitialise import Reinitialised
 from microtome.signals.variations import Blank, RankedMask, random_ranking
 from microtome.statistics import student
@@ -40,6 +50,9 @@ class Explained:
     finding: Finding
     rows: Tensor
     extra: Mapping[str, Any]
+
+
+NO_EFFECT = "the answer is no lower when all input is at the baseline: choose another baseline"
 
 
 def parts_dimension(subject: Subject) -> int | None:
@@ -80,7 +93,12 @@ def explain(
         extras: further folds for the second round, by name.
     """
     over, parts = chosen(examples), parts_dimension(subject)
-    ids, classes = yield Collect(signals=(rows, answer()), over=over)
+    every = answer_probabilities()
+    ids, classes, *ends = yield Collect(
+        signals=(rows, answer(), every, every.under(Blank(baseline))), over=over
+    )
+    full, blank = (end.gather(1, classes[:, None])[:, 0] for end in ends)
+    _demand_effect(subject, full, blank)  # before what may cost hundreds of forwards
     fixed = Constant(classes, ids)
     probability = class_probability(fixed)
     seen = relevance(class_score(fixed))
@@ -89,7 +107,6 @@ def explain(
             "map": Collect(signals=(rows, seen), over=over),
             "untrained": Collect(signals=(rows, seen.at(Reinitialised(0))), over=over),
             "inputs": Collect(signals=(rows, inputs), over=over),
-            "ends": Collect(signals=(rows, probability.under(Blank(baseline)), probability), over=over),
             "extra": dict(extras(fixed, over)) if extras is not None else {},
         }
     except RuntimeError as error:
@@ -107,7 +124,6 @@ def explain(
     orders: list[Constant | int] = [*(Constant(rank, ids) for rank in ranks), 0]
     masks = [RankedMask(order, COPIES, parts, baseline) for order in orders]
     masked = yield [Collect(signals=(rows, across(probability, mask)), over=over) for mask in masks]
-    _, blank, full = asked["ends"]
     curves, effect = _curves(subject, torch.stack([m[1] for m in masked]), blank, full)
     finding = _judge(subject, ids, curves, effect, settled)
     figures = _pictures(subject, ids, classes, asked["inputs"][1], maps, signed)
@@ -138,6 +154,19 @@ def explain(
         caveats=words,
     )  # fmt: skip
     return Explained(finding, ids, asked["extra"])
+
+
+def _demand_effect(subject: Subject, full: Tensor, blank: Tensor) -> None:
+    """Refuse answers that are there without the input.
+
+    Raises:
+        Refusal: as :func:`_judge` would when all is measured.
+    """
+    ends = torch.stack([full, blank]).double()
+    if not (subject.task.categorical or subject.task.kind == "multilabel"):
+        ends = torch.stack([torch.zeros_like(full), -(blank - full).abs()]).double()
+    if float((ends[0] - ends[1]).mean()) <= max(1e-3 * float(ends.abs().max()), 1e-15):
+        raise Refusal(NO_EFFECT)
 
 
 def _settled(relevance: Tensor) -> Tensor:
@@ -175,7 +204,7 @@ def _judge(
     """Areas under the curves, compared with the random order and the untrained network's map."""
     scale = float(effect.mean())
     if scale <= 1e-3 * max(float(np.abs(curves).max()), 1e-12):
-        raise Refusal("the answer is no lower when all input is at the baseline: choose another baseline")
+        raise Refusal(NO_EFFECT)
     areas = (curves[..., 1:] + curves[..., :-1]).mean(-1) / 2  # [ranking, n, 2]
     gaps = (areas[..., 0] - areas[..., 1]) / scale
     gain, untrained = gaps[0] - gaps[2], gaps[1] - gaps[2]
