@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from microtome.data.digits import digits
+from microtome.data.digits import digits, tensors
 from microtome.figures import line
 from microtome.instruments.represent.neural_codes_hash_encoders import NeuralCodes
 from microtome.interpret import Graph, capture
 from microtome.interpret.crossings import code
 from microtome.interpret.patterns import pattern
 from microtome.passes import run_instruments
+from microtome.population import Population, Recipe, train
 from microtome.signals.codes import repeated_share
 from microtome.statistics import student
 from microtome.study import Measured, Outcome, Study, rows_of
@@ -22,27 +23,26 @@ from microtome.subject import Subject
 NEIGHBOURS = 9
 
 
-def network(width: int, seed: int) -> nn.Sequential:
-    """64 - width - width - 10."""
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
-    )
+def networks(
+    width: int, seeds: range, x: Tensor, y: Tensor, epochs: int, noise: float = 0.0, decay: float = 0.0
+) -> list[nn.Module]:
+    """64 - width - width - 10, one a seed, on data of its own [N, n, 64], [N, n].
 
+    Adam in batches of 64; ``noise`` is the share of labels replaced at random.
+    """
+    draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+    wrong = torch.stack([torch.rand(y.shape[1], generator=draw) < noise for draw in draws])
+    other = torch.stack([torch.randint(0, 10, y.shape[1:], generator=draw) for draw in draws])
 
-def train(
-    model: nn.Module, x: Tensor, y: Tensor, epochs: int, seed: int, noise: float = 0.0, decay: float = 0.0
-) -> None:
-    """Adam in batches of 64; ``noise`` is the share of labels replaced at random."""
-    generator = torch.Generator().manual_seed(seed)
-    wrong = torch.rand(len(y), generator=generator) < noise
-    y = torch.where(wrong, torch.randint(0, 10, (len(y),), generator=generator), y)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=decay)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(x), generator=generator).split(64):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+    def build() -> nn.Module:
+        layers = (nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        return nn.Sequential(*layers, nn.Linear(width, 10))
+
+    population = Population.of(build, seeds)
+    options = {"weight_decay": decay}
+    recipe = Recipe(optimizer="adamw", rate=3e-3, options=options, epochs=epochs, batch_size=64)
+    train(population, x, torch.where(wrong, other, y), recipe, private=(True, True))
+    return [network.eval().requires_grad_(False) for network in population]
 
 
 def codes(graph: Graph, x: Tensor) -> Tensor:
@@ -94,9 +94,9 @@ def settings(smoke: bool) -> list[tuple[str, int, int, int, float, float]]:
     """(name, width, epochs, examples, label noise, weight decay): one is moved at a time."""
     if smoke:
         return [
-            ("width 4", 4, 2, 200, 0.0, 0.0),
-            ("width 32", 32, 2, 200, 0.0, 0.0),
-            ("untrained", 32, 0, 200, 0.0, 0.0),
+            ("width 4", 4, 2, 192, 0.0, 0.0),
+            ("width 32", 32, 2, 192, 0.0, 0.0),
+            ("untrained", 32, 0, 192, 0.0, 0.0),
         ]
     found = [(f"width {w}", w, 60, 1000, 0.0, 0.0) for w in (4, 8, 16, 32, 64, 128, 256)]
     found += [(f"untrained, width {w}", w, 0, 1000, 0.0, 0.0) for w in (4, 8, 16, 32, 64, 128, 256)]
@@ -111,25 +111,24 @@ def settings(smoke: bool) -> list[tuple[str, int, int, int, float, float]]:
 
 def measure(smoke: bool, seed: int = 0) -> Measured:
     """Every setting with each seed."""
-    start = 1000 * seed
-    seeds = 2 if smoke else 5
+    start, many = 1000 * seed, 2 if smoke else 5
+    seeds = range(start, start + many)
+    orders = [digits("train", seed=one) for one in seeds]
+    own = torch.stack([part.x.flatten(1) for part in orders])
+    labels = torch.stack([part.y for part in orders if part.y is not None])
+    test, truth = tensors("test", flat=True)
     table: dict[str, dict[str, list[float]]] = {}
     gap = 0.0
     for name, width, epochs, count, noise, decay in settings(smoke):
-        for seed in range(start, start + seeds):
-            data, other = digits("train", seed=seed), digits("test")
-            assert data.y is not None and other.y is not None
-            train_x, train_y = data.x[:count].flatten(1), data.y[:count]
-            model = network(width, seed)
-            train(model, train_x, train_y, epochs, seed, noise, decay)
-            model = model.eval().requires_grad_(False)
-            found = read(model, train_x, train_y, other.x.flatten(1), other.y, seed)
+        x, y = own[:, :count], labels[:, :count]
+        models = networks(width, seeds, x, y, epochs, noise, decay)
+        for i, model in enumerate(models):
+            found = read(model, x[i], y[i], test, truth, seeds[i])
             for key, value in found.items():
                 table.setdefault(name, {}).setdefault(key, []).append(value)
-            if seed == start:  # the instrument counts the same
-                subject = Subject(model, [(train_x, train_y)])
+            if not i:  # the instrument counts the same
                 asked = NeuralCodes(count=count, bits=1024, untrained=False)
-                finding = run_instruments(subject, {"i": asked})["i"]
+                finding = run_instruments(Subject(model, [(x[i], y[i])]), {"i": asked})["i"]
                 gap = max(gap, abs(finding.quantities["redundancy"].value - found["redundancy"]))
     numbers: dict[str, float] = {"largest gap between instrument and study, redundancy": gap}
     for name, columns in table.items():
