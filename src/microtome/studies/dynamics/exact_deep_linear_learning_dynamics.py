@@ -144,7 +144,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
             found, curves = _closed_form(name, task, layers, seeds)
             numbers |= found
             shown = shown or curves
-    depths = (2, 8, 12) if smoke else (2, 4, 8, 16, 32, 50)
+    depths = (8, 10) if smoke else (2, 4, 8, 16, 32, 50)
     few, most = (range(begin, begin + 1), 60) if smoke else (range(begin, begin + 3), 1000)
     slopes: dict[str, tuple[float, float, float]] = {}
     for start in STARTS:

@@ -99,7 +99,7 @@ def _cut(
 
 def measure(smoke: bool, seed: int = 0) -> Measured:
     """Networks stitched to each other, at one layer and across layers, by maps of every kind."""
-    count, learn, stitch, few = (2, 2, 1, 150) if smoke else (6, 25, 80, None)
+    count, learn, stitch, few = (2, 2, 1, 128) if smoke else (6, 25, 80, None)
     first_seed = 10_000 * seed + 3000
     seeds = range(first_seed, first_seed + count)
     x, y, test, truth = (part[:few] for part in (*tensors("train"), *tensors("test")))

@@ -125,7 +125,7 @@ def agreement(model: nn.Module, x: Tensor, y: Tensor, fitted: int) -> dict[str, 
 
 def measure(smoke: bool, seed: int = 0) -> Measured:
     """Errors by width before and after training, and kernel regression."""
-    few, seeds = (4, 2) if smoke else (10, 5)
+    few, seeds = (4, 1) if smoke else (10, 5)
     widths = {"dense": (16, 64) if smoke else (32, 64, 128, 256, 512, 1024),
               "convolutional": (8, 32) if smoke else (16, 32, 64, 128, 256)}  # fmt: skip
     builds = {"dense": dense, "convolutional": convolutional}
