@@ -673,9 +673,9 @@ def test_arrays_of_another_kind_do_not_stop_a_page(tmp_path: Path, kind: str, va
     a = made["reliability/examples"].arrays
     a[kind] = np.full(a[kind].shape if kind in a else (COUNT, 12), value)
     boxes = [[1, 2], {"box": [1, 1, 2, 2, 0], "is": [], "tip": 3}]
-    made["architect/wiring"].figures["odd"] = Figure(
-        title="odd", spec={"drawing": {"size": [9, 9], "shapes": boxes}}
-    )
+    for name, shapes in {"odd": boxes, "none": None, "number": 7}.items():
+        spec = {"drawing": {"size": [9, 9], "shapes": shapes}}
+        made["architect/wiring"].figures[name] = Figure(title="odd", spec=spec)
     with open_store(tmp_path) as store:
         store.save(examination(findings=made))
         client = lab(store)
@@ -818,6 +818,20 @@ def test_the_command_for_a_map_goes_on_from_the_one_that_examined(store: Store) 
     del kept["explain/gradient"]
     store.save(examination("m3", findings=kept))
     assert "does not apply: a graph has no pixels" in lab(store).get("/e/m3/examples/3").text
+
+
+def test_an_example_is_opened_by_its_number(store: Store) -> None:
+    """Without any script too."""
+    client = lab(store)
+    for page in ("/e/e1", "/e/e1/examples", "/e/e1/examples/17"):
+        text = client.get(page).text
+        assert text.count('name="row"') == 1 and len(Page(text).ids) == len(set(Page(text).ids))
+    moved = client.get("/e/e1/examples?sort=margin&row=17&page=3", follow_redirects=False)
+    assert (moved.status_code, moved.headers["location"]) == (307, "/e/e1/examples/17?sort=margin")
+    for odd in ("//evil.example", "../../x", "%0d%0ax: 1", "17 "):
+        answer = client.get(f"/e/e1/examples?row={odd}", follow_redirects=False)
+        assert re.fullmatch(r"/e/e1/examples/[\w.%-]+", answer.headers["location"]), odd
+    assert client.get("/e/e1/examples?row=x").status_code == 404
 
 
 def test_a_wrong_address_leads_back(store: Store) -> None:

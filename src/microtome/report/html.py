@@ -13,6 +13,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -287,16 +288,10 @@ def _drawn(figure: Figure) -> str:
     """A drawing as SVG; what its data hold beyond shapes and words is not shown."""
     if not is_drawing(figure):
         return ""
-    try:
+    # A stored finding may hold anything.
+    with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return svg(figure)
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        OverflowError,
-    ):  # a stored finding may hold anything
-        return ""
+    return ""
 
 
 def _pictures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -228,18 +229,16 @@ def wiring(exam: Examination, found: Sequence[Layer]) -> tuple[str, str]:
     """The most detailed drawing with its boxes named after layers, as SVG, and its title; empty without one."""
     known = {layer.name for layer in found}
     drawings = [g for f in exam for g in f.figures.values() if is_drawing(g)]
-    for figure in sorted(drawings, key=lambda g: -len(g.spec["drawing"].get("shapes", ()))):
-        try:
+    for figure in sorted(drawings, key=_boxes, reverse=True):
+        # A stored finding may hold anything.
+        with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return svg(_named(figure, known), style=False), figure.title
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            OverflowError,
-        ):  # a stored finding may hold anything
-            continue
     return "", ""
+
+
+def _boxes(figure: Figure) -> int:
+    shapes = figure.spec["drawing"].get("shapes")
+    return len(shapes) if isinstance(shapes, list | tuple) else 0
 
 
 def _named(figure: Figure, known: set[str]) -> Figure:

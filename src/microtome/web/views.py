@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import numpy as np
 from starlette.requests import Request
@@ -151,7 +151,9 @@ def _answers(lab: Lab, line: Line, exam: Examination) -> list[dict[str, Any]]:
     for each in answers.answers(exam):
         to = here + each["screen"] if each["screen"] else f"#{anchor(each['finding'])}"
         shown.append(each | {"to": to, "links": [(text, here + path) for text, path in each["links"]]})
-    beside: dict[str, Any] = {"grade": None, "to": f"/compare?of={line.id}", "links": []}
+    beside: dict[str, Any] = {
+        "grade": None, "to": f"/compare?of={line.id}", "links": [], "screen": "",
+    }  # fmt: skip
     if any("trajectory" in f.tables for f in exam):
         said = "Its checkpoints: every deciding number along training, to scrub through."
         shown.append(beside | {"question": "How did it come to this?", "said": said})
@@ -399,6 +401,11 @@ def _chosen(lab: Lab, line: Line, request: Request) -> tuple[single.Records, Any
 def examples(lab: Lab, request: Request) -> Response:
     """A grid of examples in the order of a number."""
     line = _line(lab, request)
+    if row := request.query_params.get("row", "").strip():
+        # One example, by its number; what else was asked goes along.
+        kept = [(k, v) for k, v in request.query_params.items() if k not in ("row", "bare", "page")]
+        path = f"/e/{line.id}/examples/{quote(row[:40], safe='')}" + (f"?{urlencode(kept)}" if kept else "")
+        return RedirectResponse(request.scope.get("root_path", "") + path, status_code=307)
     found, places, asked = _chosen(lab, line, request)
     at = _whole(request.query_params.get("page", "1"), 1, 10**6)
     first = (at - 1) * CELLS
