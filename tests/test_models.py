@@ -552,3 +552,19 @@ def test_soft_labels_are_no_regression_without_a_word():
     soft = torch.rand(24, 3).softmax(1)
     subject = Subject(networks._mlp(), cut(9, torch.randn(24, 4), soft))
     assert subject.task.kind == "regression" and "soft labels?" in subject.task.statement
+
+
+def test_bounds_that_would_take_too_long_are_taken_by_intervals_and_say_so():
+    model, data = built(BY_NAME["float64"])
+    names = ("bound_tightness", "certified_accuracy", "eva")
+    options = {name: {"most_work": 1e3} for name in names}
+    dear, cheap = (mt.examine(model, data, only=names, options=given) for given in (options, {}))
+    for name in names:
+        assert dear[name].status == cheap[name].status == "measured"
+        assert any("intervals" in words for words in dear[name].caveats), name
+        assert not any("intervals" in words for words in cheap[name].caveats), name
+    widths = [exam["bound_tightness"].quantities["tightness, at most"].value for exam in (dear, cheap)]
+    assert widths[0] == 1 > widths[1]
+    radius = [exam["certified_accuracy"].arrays["certified_radius"] for exam in (dear, cheap)]
+    assert (radius[0] <= radius[1]).all()
+    assert (radius[0] == dear["certified_accuracy"].arrays["interval_radius"]).all()

@@ -29,8 +29,9 @@ from torch import Tensor
 
 from microtome.errors import SubjectError
 from microtome.interpret import linear_rules  # noqa: F401 - registers its rules
+from microtome.interpret.cost import costs_of, shapes_only
 from microtome.interpret.graph import Graph, Node
-from microtome.interpret.interpreter import forward, requirements
+from microtome.interpret.interpreter import forward, requirements, sources
 from microtome.interpret.interval import Interval, Intervals, interval_of, start_at
 from microtome.interpret.linear_descent import Descent, exactly_ranged
 from microtome.interpret.linear_walk import (
@@ -365,6 +366,26 @@ def relaxed_operands(graph: Graph, domain: LinearBounds, places: Mapping[Node, A
         for operand in operands:
             found[operand] = found.get(operand, True) and node.target in MONOTONE_KINKED
     return found
+
+
+def linear_work(graph: Graph) -> float:
+    """Operations (FLOP) that bounds of one example take at most: a walk through the program for each open entry.
+
+    Entries are those of operands that a relaxation needs and intervals do not range exactly; a walk costs what a
+    forward does, and is counted so although those of early layers are shorter.
+    """
+    places = sources(graph)
+    exact = exactly_ranged(graph, tuple(places))
+    relaxed = [
+        node for node in relaxed_operands(graph, LinearBounds(), dict.fromkeys(places)) if node not in exact
+    ]
+    entries = sum(math.prod(s for s in node.shape or () if isinstance(s, int)) for node in relaxed)
+    return entries * forward_work(graph)
+
+
+def forward_work(graph: Graph) -> float:
+    """Operations (FLOP) of a forward of one example."""
+    return sum(cost.flops for cost in costs_of(graph, shapes_only(graph, 2))) / 2
 
 
 def batch_axes(

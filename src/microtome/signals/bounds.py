@@ -29,10 +29,17 @@ from microtome.interpret.interval import (
     interval_of,
     interval_run,
 )
-from microtome.interpret.linear_bounds import Intermediate, linear_bounds, margins
+from microtome.interpret.linear_bounds import (
+    Intermediate,
+    forward_work,
+    linear_bounds,
+    linear_work,
+    margins,
+)
 from microtome.interpret.operations import aten
 from microtome.signals.expression import Signal, derive
 from microtome.signals.interpretation import Interpretation, Scene, interpreted, make_scene
+from microtome.subject import Subject
 
 Method = Literal["interval", "mixed", "linear"]
 METHODS: tuple[Method, ...] = ("interval", "mixed", "linear")
@@ -227,6 +234,37 @@ def margin_bound(
     return (lower_bounds(scene, box, rows, method) + constant).min(1).values
 
 
+MOST_WORK = 1e13
+"""Operations (FLOP) that linear bounds of all examples of an instrument may take by default: minutes on a few cores."""
+
+
+def affordable(graph: Graph, most: float) -> bool:
+    """Whether linear bounds of one example take no more than ``most`` operations.
+
+    It is decided by the program alone, so that it is the same wherever and however it runs.
+    """
+    return linear_work(graph) <= most
+
+
+def work_of(graph: Graph, method: Method, rows: int) -> float:
+    """Operations that bounds on ``rows`` products of the outputs of one example take, about."""
+    once = forward_work(graph)
+    return {"interval": 6 * once, "mixed": (6 + rows) * once, "linear": linear_work(graph) + rows * once}[
+        method
+    ]
+
+
+def left_out(subject: Subject, rows: int, most: float) -> tuple[str, ...]:
+    """What a finding says where linear bounds would take too long; empty where they were taken."""
+    if affordable(subject.graph, most / max(rows, 1)):
+        return ()
+    work = rows * linear_work(subject.graph)
+    return (
+        f"linear bounds are left out: they might take {work:.0e} operations, more than most_work = {most:.0e}; "
+        "what is said of bounds is said of intervals",
+    )
+
+
 class _Costly(Interpretation):
     """Linear bounds walk back from every neuron whose sign is open: hundreds of forwards."""
 
@@ -262,6 +300,8 @@ class CertifiedRadius(_Costly):
     radii: tuple[float, ...]
     method: Method = "linear"
     refinements: int = 0
+    most: float = math.inf
+    """Operations that linear bounds of one example may take; beyond, intervals have to do."""
 
     def read(self, scene: Scene) -> Tensor:
         """[n], in the units of the inputs."""
@@ -291,7 +331,9 @@ class CertifiedRadius(_Costly):
         some = scene if len(index) == len(labels) else taken(scene, index)
         held = margin_bound(some, labels[index], ball(some, radius), "interval") > 0
         left = (~held).nonzero()[:, 0]
-        if self.method != "interval" and len(left):  # only what the cheap bound leaves open
+        if (
+            self.method != "interval" and len(left) and affordable(scene.graph, self.most)
+        ):  # only what the cheap bound leaves open
             rest = taken(some, left)
             held[left] = margin_bound(rest, labels[index[left]], ball(rest, radius[left]), self.method) > 0
         return held
@@ -327,6 +369,8 @@ class Widths(Interpretation):
     radius: float
     outputs: int = 16
     linear: bool = True
+    most: float = math.inf
+    """Operations that linear bounds of one example may take; beyond, the widths are those by intervals."""
     cost = 200.0
     memory = 32.0
 
@@ -339,8 +383,10 @@ class Widths(Interpretation):
         box, graph = ball(scene, self.radius), changed_graph(scene)
         wide = interval_bounds(graph, box, scene.inputs, rounding="none").width
         found = {"interval": wide.gather(1, chosen)}
-        if self.linear:
+        if self.linear and affordable(graph, self.most):
             found["linear"] = linear_bounds(graph, box, scene.inputs).width.gather(1, chosen)
+        elif self.linear:
+            found["linear"] = found["interval"]
         (region,) = box.values()
         reached = []
         for column, slope in zip(chosen.T, slopes(scene, chosen), strict=True):
@@ -380,9 +426,11 @@ def certified_margin(radius: float, method: Method = "linear") -> Signal:
     return interpreted(CertifiedMargin(radius, method))
 
 
-def certified_radius(radii: tuple[float, ...], method: Method = "linear", refinements: int = 0) -> Signal:
+def certified_radius(
+    radii: tuple[float, ...], method: Method = "linear", refinements: int = 0, most: float = math.inf
+) -> Signal:
     """[n] a radius within which the right answer is certain; see :class:`CertifiedRadius`."""
-    return interpreted(CertifiedRadius(radii, method, refinements))
+    return interpreted(CertifiedRadius(radii, method, refinements, most))
 
 
 def output_bounds(radius: float, method: Method = "linear") -> tuple[Signal, Signal]:
@@ -397,21 +445,25 @@ def _end(value: tuple[Tensor, Tensor], *, index: int) -> Tensor:
 
 __all__ = [
     "METHODS",
+    "MOST_WORK",
     "CertifiedMargin",
     "CertifiedRadius",
     "Method",
     "OutputBounds",
     "Widths",
+    "affordable",
     "answer_of",
     "answered",
     "ball",
     "certified_margin",
     "certified_radius",
     "interval_rows",
+    "left_out",
     "lower_bounds",
     "margin_bound",
     "output_bounds",
     "slopes",
     "specification",
     "taken",
+    "work_of",
 ]

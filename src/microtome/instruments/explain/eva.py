@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -9,7 +10,7 @@ from msgspec.structs import replace
 from microtome.finding import Finding
 from microtome.instrument import Asking, HasSite, Independent, Instrument
 from microtome.instruments.explain._faithfulness import explain, parts_dimension
-from microtome.signals.bounds import Method
+from microtome.signals.bounds import MOST_WORK, Method, work_of
 from microtome.signals.interpretation import interpreted
 from microtome.signals.verified_patches import VerifiedPatches
 from microtome.subject import Subject
@@ -27,7 +28,8 @@ class EVA(Instrument):
     where an example has several answers, by intervals.
     Judged as every map of this room: insertion and deletion against a random order and an untrained network.
     Cost: grid^2 + 1 bounds of n examples, for the network and its untrained copy: 3 forwards each by intervals,
-    about 10 by "mixed", hundreds by linear bounds of deep networks.
+    about 10 and one a class by "mixed", hundreds by linear bounds of deep networks. Where that may be more than
+    ``most_work`` operations, intervals are taken.
     Misleads: where bounds are loose the map says which patches loosen them most, a property of the weights more
     than of this input; ``security/bound_tightness`` tells.
     """
@@ -44,21 +46,38 @@ class EVA(Instrument):
     radius: float = 0.5
     grid: int = 8
     method: Method = "mixed"
+    most_work: float = MOST_WORK
     baseline: float = 0.0
 
     def rounds(self, subject: Subject) -> int:
         return 3
 
     def examine(self, subject: Subject) -> Asking:
-        several = subject.task.categorical and not subject.task.one_answer_per_example
-        method: Method = "interval" if several else self.method
-        patches = VerifiedPatches(self.radius, self.grid, parts_dimension(subject), method)
         explained = yield from explain(
-            subject, self.examples, lambda score: interpreted(patches, score),
+            subject, self.examples, lambda score: interpreted(self._patches(subject), score),
             baseline=self.baseline, signed=False,
         )  # fmt: skip
         finding: Finding = explained.finding
-        if method == self.method:
+        if self._patches(subject).method == self.method:
             return finding
-        words = f"several answers an example: bounded by intervals, not by '{self.method}'"
-        return replace(finding, caveats=(*finding.caveats, words))
+        several = subject.task.categorical and not subject.task.one_answer_per_example
+        why = (
+            "several answers an example"
+            if several
+            else f"more than {self.most_work:.0e} operations otherwise"
+        )
+        return replace(
+            finding, caveats=(*finding.caveats, f"{why}: bounded by intervals, not by '{self.method}'")
+        )
+
+    def _patches(self, subject: Subject) -> VerifiedPatches:
+        """What is asked of the program; by intervals where its answers or the work leave no choice."""
+        made = VerifiedPatches(self.radius, self.grid, parts_dimension(subject), self.method)
+        if subject.task.categorical and not subject.task.one_answer_per_example:
+            return dataclasses.replace(made, method="interval")
+        balls = (
+            2 * min(len(self.examples) or 16, subject.examples) * (self.grid**2 + 1)
+        )  # an untrained copy's too
+        rows = max((subject.classes or 2) - 1, 1)
+        dear = balls * work_of(subject.graph, self.method, rows) > self.most_work
+        return dataclasses.replace(made, method="interval") if dear else made

@@ -14,7 +14,7 @@ from microtome.instrument import Asking, HasSite, Independent, Instrument, OneAn
 from microtome.instruments.security._gates import beware
 from microtome.instruments.security._range import range_of_inputs, rounds_for_range
 from microtome.signals import derive, rows
-from microtome.signals.bounds import Widths
+from microtome.signals.bounds import MOST_WORK, Widths, left_out
 from microtome.signals.interpretation import interpreted
 from microtome.statistics import student
 from microtome.subject import Subject
@@ -36,7 +36,8 @@ class BoundTightness(Instrument):
     gradient and one against them; exact for linear networks), no wider than the box of linear bounds (CROWN).
     The headline is the mean of the lower end; e is a share of the input range, ``outputs`` the number of largest
     outputs looked at. Cost: 3 forwards for intervals, 2 forwards and a backward an output, and hundreds of
-    forwards a row for linear bounds (``linear=False`` leaves them out).
+    forwards a row for linear bounds (``linear=False`` leaves them out, as do networks whose bounds might take more than
+    ``most_work`` operations).
     Misleads: tight bounds are neither needed nor enough for robust answers: they tell of the bounds.
     """
 
@@ -51,6 +52,7 @@ class BoundTightness(Instrument):
     examples: int = 4
     outputs: int = 16
     linear: bool = True
+    most_work: float = MOST_WORK
     seed: int = 0
 
     def rounds(self, subject: Subject) -> int:
@@ -61,10 +63,12 @@ class BoundTightness(Instrument):
             raise Refusal("the radius is above 0, and at least one output is looked at")
         over = Sample(self.examples, self.seed)
         low, high = yield from range_of_inputs(subject, over)
-        widths = interpreted(Widths(self.radius * (high - low), self.outputs, self.linear))
+        count = min(self.examples, subject.examples)
+        limit = self.most_work / max(count, 1)
+        widths = interpreted(Widths(self.radius * (high - low), self.outputs, self.linear, limit))
         names = ("reached", "interval", "linear") if self.linear else ("reached", "interval")
         found = yield Collect(signals=(rows, *(derive(_width, widths, key=k) for k in names)), over=over)
-        ids = found[0].numpy()
+        ids, words = found[0].numpy(), left_out(subject, count, self.most_work) if self.linear else ()
         wide = dict(zip(names, (t.numpy() for t in found[1:]), strict=True))
         if not all(np.isfinite(w).all() for w in wide.values()):
             raise Refusal("no finite box at this radius: choose a smaller one")
@@ -96,7 +100,7 @@ class BoundTightness(Instrument):
                 )
             },
             arrays={"rows": ids, "samples": least, "at_most": most},
-            caveats=beware(subject, (), low, high),
+            caveats=(*words, *beware(subject, (), low, high)),
         )
 
 

@@ -15,7 +15,7 @@ from microtome.instrument import Asking, HasClasses, HasSite, HasTargets, Indepe
 from microtome.instruments.security._gates import beware, curves, share_of
 from microtome.instruments.security._range import range_of_inputs, rounds_for_range
 from microtome.signals import derive, inputs, rows
-from microtome.signals.bounds import certified_radius
+from microtome.signals.bounds import MOST_WORK, certified_radius, left_out
 from microtome.signals.perturb import PGD, answered_right, distance
 from microtome.statistics import student
 from microtome.subject import Subject
@@ -30,7 +30,8 @@ class CertifiedAccuracy(Instrument):
     Certified at e: the lower bound of logit(label) - logit(j) is positive for every j and all |x' - x|_inf <= e
     within the bounds of the inputs; e is a share of the input range. Two bounds: intervals (IBP, Gowal et al.
     2018; 3 forwards each) and linear bounds (CROWN, Zhang et al. 2018, never below the intervals; hundreds of
-    forwards a row of a deep network, so few rows are taken). Each example has a certified radius [n]: the largest
+    forwards a row of a deep network, so few rows are taken, and none where they might take more than ``most_work``
+    operations). Each example has a certified radius [n]: the largest
     strength of the ladder that is certified, the gap to the next halved ``interval_steps`` or ``linear_steps``
     times; wrong answers have 0. True robust accuracy lies between the certified one and that under PGD [n],
     on the same rows. An example that is certified and broken all the same is counted as a violation, an alarm.
@@ -52,6 +53,7 @@ class CertifiedAccuracy(Instrument):
     steps: int = 10
     interval_steps: int = 8
     linear_steps: int = 0
+    most_work: float = MOST_WORK
     seed: int = 0
 
     def rounds(self, subject: Subject) -> int:
@@ -64,6 +66,8 @@ class CertifiedAccuracy(Instrument):
         over = Sample(self.examples, self.seed)
         low, high = yield from range_of_inputs(subject, over)
         sizes = tuple(share * (high - low) for share in shares)
+        count = min(self.examples, subject.examples)
+        limit = self.most_work / max(count, 1)
         attack, right = PGD(sizes, self.steps, seed=self.seed), answered_right()
         found = yield Collect(
             signals=(
@@ -72,7 +76,7 @@ class CertifiedAccuracy(Instrument):
                 right.under(attack),
                 derive(distance, inputs, inputs.under(attack), norm="linf"),
                 certified_radius(sizes, "interval", self.interval_steps),
-                certified_radius(sizes, "linear", self.linear_steps),
+                certified_radius(sizes, "linear", self.linear_steps, limit),
             ),
             over=over,
         )
@@ -108,7 +112,7 @@ class CertifiedAccuracy(Instrument):
             "violations": Quantity(value=violated, unit="examples", better="lower"),
         }
         series = {"PGD": survives.mean(1), **{name: held.mean(1) for name, held in holds.items()}}
-        words = beware(subject, (), low, high)
+        words = (*left_out(subject, count, self.most_work), *beware(subject, (), low, high))
         if violated:
             words = (f"unsound: {violated} certified examples are broken by PGD", *words)
         certain, attacked = quantities["certified accuracy"].value, float(series["PGD"][here])
