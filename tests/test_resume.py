@@ -10,6 +10,9 @@ import textwrap
 import time
 from pathlib import Path
 
+import pytest
+import torch
+
 import microtome as mt
 import microtome.store
 from microtome.reference import reference_subject
@@ -116,3 +119,28 @@ def test_resume_does_not_repeat_what_was_done(tmp_path: Path) -> None:
     resumed, Count.rows = Count.rows, 0
     mt.examine(subject(), only=ONLY, options=OPTIONS, memory="256MiB", watcher=Count())
     assert resumed < Count.rows - 200
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked on this system's kind only")
+def test_ctrl_c_in_a_worker_of_the_loader_is_the_runs_affair():
+    from microtome.passes.run import Run
+    from microtome.progress import Silent
+
+    said: list[str] = []
+
+    class Listening(Silent):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    model = torch.nn.Linear(2, 2)
+    run = Run(
+        Subject(model, [(torch.zeros(2, 2), torch.tensor([0, 1]))]), {}, budget=1 << 20, watcher=Listening()
+    )
+    with run._interruptible():
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), signal.SIGINT)
+            os._exit(int(run._stop.is_set() or bool(said)))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        os.kill(os.getpid(), signal.SIGINT)
+        assert run._stop.is_set() and len(said) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import os
 import signal as os_signal
 import threading
 import time
@@ -446,8 +447,15 @@ class Run:
             yield
             return
         previous: dict[int, Any] = {}
+        owner = os.getpid()
 
         def handle(number: int, frame: Any) -> None:
+            if (
+                os.getpid() != owner
+            ):  # a worker of the loader, which a terminal's Ctrl-C reaches too: the run decides
+                if number == os_signal.SIGTERM:
+                    os._exit(128 + number)
+                return
             if self._stop.is_set():
                 raise KeyboardInterrupt
             self.watcher.note("stopping after this slice; once more to stop at once")
