@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 EXAMINATIONS, EXAMPLES = 1000, 10_000
+COPIES = [f"copy-{i:04d}" for i in range(1, 5)]
 
 WAIT = """
 async ([act, holds]) => {
@@ -127,7 +128,7 @@ def measure(folder: Path, ids: tuple[str, str], repeats: int, browser: str) -> l
         "a unit chosen": (f"/e/{large}/layers?layer=relu%233", "unit", "filled"),
         "the grid scrolled by five screens": (f"/e/{large}/examples", "scroll", "cells"),
         "another order of the grid": (f"/e/{large}/examples", "sort", "filled"),
-        "a course scrubbed": (f"/compare?of={one}&of={large}&of=copy-0001", "scrub", "now"),
+        "a course scrubbed": (f"/compare?of={one}&of={large}&of={','.join(COPIES)}", "scrub", "now"),
     }
     found: list[tuple[str, list[float]]] = []
     listening = listen("127.0.0.1", 0, "")
