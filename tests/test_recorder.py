@@ -126,3 +126,28 @@ def test_what_cannot_be_read_is_said(data, tmp_path):
         kept.value("los")
     with pytest.raises(UsageError, match="MT432 'reliability/accuracy' was not recorded"):
         kept.quantity(ACCURACY)
+
+
+def test_a_recording_goes_on_in_its_folder(data, tmp_path):
+    x, y = data
+    asked = {"signals": {"confidence": confidence}, "probes": {"own": (x, y)}, "data": [(x, y)]}
+    recipe = {"optimizer": "adam", "rate": 0.01, "batch_size": 64}
+    whole, parts = population(), population()
+    once = Recorder(tmp_path / "whole", **asked)
+    train(whole, x, y, Recipe(steps=6, **recipe), observers=[(once, every(2))])
+    first = Recorder(tmp_path / "parts", **asked)
+    train(parts, x, y, Recipe(steps=4, **recipe), observers=[(first, every(2))])
+    again, state, start = Recording.open(tmp_path / "parts", population()).resume()
+    second = Recorder(tmp_path / "parts", **asked)
+    train(again, x, y, Recipe(steps=6, **recipe), observers=[(second, every(2))], state=state, start=start)
+    for kept in (second.recording, Recording.open(tmp_path / "parts", population())):
+        assert kept.steps == [0, 2, 4, 6]
+        for name in ("confidence", "own/loss", "train/loss"):
+            assert torch.equal(kept.value(name)[1:], once.recording.value(name)[1:]), name
+        assert torch.equal(kept.population(2).vectors(), once.recording.population(2).vectors())
+    other = Recorder(tmp_path / "parts", **asked, members=[0])
+    with pytest.raises(UsageError, match="MT518 the folder holds the recording of other members"):
+        train(again, x, y, Recipe(steps=8, **recipe), observers=[(other, every(2))], state=state, start=6)
+    anew = Recorder(tmp_path / "parts", probes={"own": (x, y)})
+    train(population(), x, y, Recipe(steps=1, **recipe), observers=[(anew, every(2))])
+    assert Recording.open(tmp_path / "parts").steps == [0, 1]

@@ -241,6 +241,8 @@ class Recorder:
 
     def __call__(self, moment: Moment) -> None:
         """Record the members as they are."""
+        if moment.step and not self.recording.steps:
+            self._go_on(moment)
         kept, population = self.recording, moment.population
         if moment.step in kept.steps:
             return
@@ -263,6 +265,38 @@ class Recorder:
             index = {"steps": kept.steps, "members": len(population), "examined": kept.examined}
             _replace(kept.folder / "recording.json", json.dumps(index))
 
+    def _go_on(self, moment: Moment) -> None:
+        """Training begins later than at step 0: what the folder holds of the steps before belongs to it.
+
+        Raises:
+            UsageError: MT518 for the recording of another number of members, or with others examined.
+        """
+        folder = self.recording.folder
+        if folder is None or not (folder / "recording.json").is_file():
+            return
+        written = json.loads((folder / "recording.json").read_text(encoding="utf-8"))
+        before = Recording.open(folder, moment.population.copy([0]))
+        if (written["members"], before.examined) != (len(moment.population), self._chosen(moment)):
+            raise UsageError(
+                "MT518",
+                "the folder holds the recording of other members, which this training does not go on from",
+                where=str(folder),
+                fix="give the Recorder another folder",
+            )
+        before.steps = [step for step in before.steps if step <= moment.step]
+        self.recording = before
+
+    def _chosen(self, moment: Moment) -> tuple[int, ...]:
+        """Members whose signals and findings are taken."""
+        count = len(moment.population)
+        if not (self.instruments or self.signals):
+            return ()
+        chosen = tuple(self.members if self.members is not None else range(count))
+        absent = [member for member in chosen if not 0 <= member < count]
+        if absent:
+            raise UsageError("MT518", f"there is no member {absent[0]} to examine", fix=f"0 to {count - 1}")
+        return chosen
+
     def _write(self, folder: Path, moment: Moment, values: Mapping[str, Tensor]) -> None:
         from safetensors.torch import save_file
 
@@ -278,11 +312,7 @@ class Recorder:
         from microtome.population.readings import look
 
         kept, named = self.recording, {one.name(): one for one in self.instruments}
-        count = len(moment.population)
-        kept.examined = tuple(self.members if self.members is not None else range(count))
-        absent = [member for member in kept.examined if not 0 <= member < count]
-        if absent:
-            raise UsageError("MT518", f"there is no member {absent[0]} to examine", fix=f"0 to {count - 1}")
+        kept.examined = self._chosen(moment)
         for member in kept.examined:
             seen = look(moment.population.member(member).eval(), self.data, self.signals, named)
             if kept.folder is None:
