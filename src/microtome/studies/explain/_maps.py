@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from microtome.data.digits import arrays, split_rows
 from microtome.interpret import Graph, capture
 from microtome.interpret.bias_gradients import decomposed, saliency
 from microtome.interpret.gates import ExcitationPullback, GuidedBackprop, pulled_back
 from microtome.interpret.relevance import composite, of_class, relevance
+from microtome.population import Population, Recipe, every
+from microtome.population import train as train_all
+from microtome.population.program import State
 from microtome.statistics import spearman, student
 
 Maps = Callable[[nn.Module, Graph, Tensor, Tensor], Tensor]
@@ -46,35 +48,20 @@ class Cnn(nn.Module):
         return self.head(self.activation(self.hidden(x.flatten(1))))
 
 
-def digits(split: str) -> tuple[Tensor, Tensor]:
-    """[n, 1, 8, 8] within 0 and 1, [n]."""
-    x, y = arrays()
-    rows = split_rows(split)
-    return torch.from_numpy(x[rows] / 16).float()[:, None], torch.from_numpy(y[rows].astype(np.int64))
-
-
 def train(
     make: Callable[[], nn.Module],
     x: Tensor,
     y: Tensor,
     seed: int,
     epochs: int,
-    after: Callable[[nn.Module], None] = lambda model: None,
+    after: Callable[[State], None] = lambda parameters: None,
 ) -> nn.Module:
-    """Adam at 3e-3, batches of 64; ``after`` is done to the network after each step."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = make()
-        optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-        for _ in range(epochs):
-            for rows in torch.randperm(len(x)).split(64):
-                optimiser.zero_grad()
-                F.cross_entropy(model(x[rows]), y[rows]).backward()
-                optimiser.step()
-                with torch.no_grad():
-                    after(model)
-    model.zero_grad(set_to_none=True)
-    return model.eval()
+    """Adam at 3e-3, batches of 64; ``after`` is done to the parameters at first and after each step."""
+    population = Population.of(make, [seed])
+    recipe = Recipe(optimizer="adam", rate=3e-3, epochs=epochs, batch_size=64)
+    watched = [(lambda now: after(now.population.parameters), every(1))]
+    train_all(population, x, y, recipe, observers=watched)
+    return population.member(0).eval()
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from microtome.data.digits import tensors
 from microtome.figures import bars
 from microtome.interpret.relevance import composite, of_class, relevance
+from microtome.population.program import State
 from microtome.studies.explain import _maps as m
 from microtome.study import Measured, Study, rows_of
 
@@ -14,8 +16,8 @@ MOST_ERROR = 0.01
 ALIKE = 0.5
 
 
-def _not_positive(model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
+def _not_positive(parameters: State) -> None:
+    for name, parameter in parameters.items():
         if name.endswith("bias"):
             parameter.clamp_(max=0)
 
@@ -42,15 +44,15 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     """Digits CNNs with biases that are not positive, and with ordinary ones."""
     start = 1000 * seed
     seeds, epochs, pictures = (1, 1, 16) if smoke else (6, 20, 200)
-    x, y = m.digits("train")
-    shown, labels = (t[:pictures] for t in m.digits("test"))
+    x, y = tensors("train")
+    shown, labels = (t[:pictures] for t in tensors("test"))
     rows: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
         rows.setdefault(name, []).append(value)
 
     for seed in range(start, start + seeds):
-        for kind, after in (("constrained", _not_positive), ("ordinary", lambda model: None)):
+        for kind, after in (("constrained", _not_positive), ("ordinary", lambda parameters: None)):
             model = m.train(m.Cnn, x, y, seed, epochs, after)
             note(f"{kind}, accuracy", m.accuracy(model, shown, labels))
             graph = m.traced(model, shown)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from microtome.data.digits import tensors
 from microtome.figures import bars
 from microtome.interpret.bias_gradients import decomposed
 from microtome.studies.explain import _maps as m
@@ -65,7 +66,7 @@ def measure(smoke: bool, seed: int = 0) -> Measured:
     start = 1000 * seed
     seeds, epochs, pictures = (1, 1, 16) if smoke else (5, 12, 300)
     few = 192 if smoke else None
-    (x, y), (test, truth) = ([part[:few] for part in m.digits(split)] for split in ("train", "test"))
+    (x, y), (test, truth) = ([part[:few] for part in tensors(split)] for split in ("train", "test"))
     shown = test[:pictures]
     numbers: dict[str, float] = {"seeds": float(seeds), **_weak_dependence()}
     makers: dict[str, Callable[[], nn.Module]] = {
