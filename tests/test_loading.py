@@ -436,3 +436,14 @@ def test_a_file_inside_a_package_is_named_by_the_package(tmp_path):
         load_model("src/mine/deep/nets.py:build", search_path=tmp_path)
     with pytest.raises(UsageError, match=r"write nets:NAME --path other$"):
         load_model("other/nets.py", search_path=tmp_path)
+
+
+def test_data_in_files_of_other_kinds(tmp_path):
+    (tmp_path / "rows.csv").write_text("1,2")
+    with refusal("MT109", "no file of arrays", "pkg.module:attr"):
+        load_data(str(tmp_path / "rows.csv"))
+    with refusal("MT109", "a folder", "pkg.module:attr"):
+        load_data(str(tmp_path))
+    np.savez(tmp_path / "words.npz", x=np.zeros((2, 3)), y=np.array(["cat", "dog"]))
+    with refusal("MT109", "no number", "class numbers"):
+        load_data(str(tmp_path / "words.npz"))

@@ -380,6 +380,14 @@ def load_data(
             f"{target} is a pickle, and data are read from .npz or .safetensors",
             fix="save arrays x and y",
         )
+    named = Path(target).expanduser()
+    if ":" not in target and (named.is_file() or (named.is_dir() and not target.isidentifier())):
+        raise UsageError(
+            "MT109",
+            f"{target} is {'a folder' if named.is_dir() else 'no file of arrays'}",
+            where=str(named.resolve()),
+            fix="name a function that reads it as pkg.module:attr, or save arrays x and y as .npz or .safetensors",
+        )
     value = import_target(target, what="data", search_path=search_path)
     return _as_batches(value, target, batch_size, fresh=None)
 
@@ -451,7 +459,14 @@ def _load_arrays(file: Path, batch_size: int) -> ArrayBatches:
                     fix="save plain numeric arrays x and y",
                 ) from error
             raise UsageError("MT109", f"{file.name} cannot be read: {error}", where=str(file)) from error
-        except (OSError, zipfile.BadZipFile, TypeError) as error:
+        except TypeError as error:
+            raise UsageError(
+                "MT109",
+                f"{file.name} holds what is no number: {first_line(error).partition('. The only')[0]}",
+                where=str(file),
+                fix="save x as numbers, and y as class numbers or values",
+            ) from error
+        except (OSError, zipfile.BadZipFile) as error:
             raise UsageError("MT109", f"{file.name} cannot be read: {error}", where=str(file)) from error
     if "x" not in arrays:
         held = _some(names if file.suffix != ".safetensors" else arrays)
