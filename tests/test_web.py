@@ -722,6 +722,33 @@ def test_layers_are_brought_together() -> None:
     assert "relu#2 uses 4.0 of 64 directions" in worst[0]["said"]  # what follows a layer speaks for it
 
 
+def test_weights_of_which_nothing_is_known_speak_for_no_other_layer() -> None:
+    """What follows a layer speaks for it, until there are weights again; and of many few are named."""
+    made = findings()
+    cost = made["compress/cost"].tables["layers"]
+    rows = [
+        *cost.rows[:3],
+        *((f"n{i}", "norm", 4, 0) for i in range(4)),
+        ("other", "linear", 50, 5),
+        *cost.rows[3:],
+    ]
+    made["compress/cost"].tables["layers"] = msgspec.structs.replace(cost, rows=tuple(rows))
+    ranks = Table(
+        columns=("layer", "units", "effective"),
+        rows=(*((f"n{i}", 64, 1.0 + i) for i in range(4)), ("relu#2", 64, 4.0)),
+    )
+    made["represent/feature_rank"].tables["layers"] = ranks
+    said = next(w["said"] for w in wasteful(examination(findings=made)) if w["layer"] == "fc")
+    assert "n0 uses 1.0" in said and "n1 uses 2.0" in said and "n2" not in said and "relu#2" not in said
+
+
+def test_long_names_of_layers_may_be_broken(tmp_path: Path) -> None:
+    from microtome.web.render import breaks
+
+    assert str(breaks("a.b_c<i>.d")) == "a.<wbr>b_<wbr>c&lt;i&gt;.<wbr>d"
+    assert str(breaks(EVIL)).count("<") == str(breaks(EVIL)).count("<wbr>")
+
+
 def test_a_layer_and_its_box(store: Store) -> None:
     page = lab(store).get("/e/e1/layers?layer=relu%232").text
     assert re.findall(r'<rect [^>]*data-layer="([^"]+)"', page) == ["stem", "relu", "relu#2"]

@@ -21,6 +21,8 @@ from microtome.finding import Cell, Examination, Figure, Finding, Table, format_
 from microtome.report.text import number_text
 
 KEYS = ("layer", "weights", "tensor")
+MOST_NARROW = 2
+"""Layers of few directions that are named as evidence."""
 NOT_LAYERS = frozenset(("", "elsewhere", "all together", "whole network"))
 
 
@@ -177,10 +179,14 @@ def wasteful(exam: Examination) -> list[dict[str, Any]]:
     activation): a dead unit of the activation is a unit of the layer that nothing needs.
     """
     groups: list[tuple[Layer, list[Layer]]] = []
+    belongs = False
     for layer in layers(exam):
         if "prunable" in layer.values:
             groups.append((layer, [layer]))
-        elif groups:
+            belongs = True
+        elif layer.values.get("parameters") and "norm" not in layer.kind.lower():
+            belongs = False  # weights of its own, of which nothing is known
+        elif belongs:
             groups[-1][1].append(layer)
     counts = [_count(layer) for layer, _ in groups]
     everything, work = sum(counts), sum(layer.values.get("operations", 0.0) for layer, _ in groups)
@@ -192,6 +198,7 @@ def wasteful(exam: Examination) -> list[dict[str, Any]]:
         parts[0] += f", {spared:.0%} of all weights" if everything else ""
         if work and "operations" in layer.values:
             parts.append(f"it takes {layer.values['operations'] / work:.0%} of the operations")
+        narrow = []
         for member in members:
             units = _of(member, "units")
             if member.values.get("dead units") and units:
@@ -200,7 +207,10 @@ def wasteful(exam: Examination) -> list[dict[str, Any]]:
                 )
             rank = member.values.get("effective rank")
             if rank is not None and units and rank / units < 0.25:
-                parts.append(f"{member.name} uses {rank:.1f} of {format_number(units)} directions")
+                narrow.append(
+                    (rank / units, f"{member.name} uses {rank:.1f} of {format_number(units)} directions")
+                )
+        parts += [said for _, said in sorted(narrow)[:MOST_NARROW]]
         found.append(
             {
                 "layer": layer.name,

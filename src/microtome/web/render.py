@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import jinja2
+from markupsafe import Markup, escape
 
 from microtome.drawing import STYLE
 from microtome.report.html import environment, library, own
@@ -47,6 +49,7 @@ def templates() -> jinja2.Environment:
     made.filters["part"] = lambda text: quote(str(text), safe="")
     made.filters["path"] = lambda text: quote(str(text), safe="/")
     made.filters["when"] = when
+    made.filters["breaks"] = breaks
     made.filters["list_of"] = lambda record, keys: [record[key] for key in keys]
     made.globals["query"] = query
     made.globals["version"] = version
@@ -62,6 +65,11 @@ def query(current: dict[str, Any], **changes: Any) -> str:
     """A query string: the current one with changes; what is empty is left out."""
     chosen = {key: value for key, value in (current | changes).items() if value not in ("", None, 0, [])}
     return "?" + urlencode(chosen, doseq=True)
+
+
+def breaks(name: str) -> Markup:
+    """A long name that may go on in a new line after its dots and underscores."""
+    return Markup(re.sub(r"(?<=[._])(?=\w)", "<wbr>", str(escape(name))))
 
 
 def when(text: str) -> str:

@@ -314,13 +314,18 @@ def layers(lab: Lab, request: Request) -> Response:
         wanted=wanted,
         drawing=drawing,
         drawing_title=drawing_title,
-        kept_units=[
-            name for name in of_layers.with_units(exam) if name != wanted and name in {x.name for x in found}
-        ],
+        kept_units=_kept_units(exam, wanted, [each.name for each in found]),
         likeness=of_layers.likeness(exam, wanted) if chosen else [],
         units=of_layers.units(exam, wanted, read) if chosen else [],
         bars=marks.bars,
     )
+
+
+def _kept_units(exam: Examination, wanted: str, order: list[str]) -> list[str]:
+    """Layers of whose units the most exciting examples are kept, those behind this one first."""
+    kept = set(of_layers.with_units(exam)) - {wanted}
+    at = order.index(wanted) if wanted in order else 0
+    return [name for name in order[at:] + order[:at] if name in kept]
 
 
 def unit(lab: Lab, request: Request) -> Response:
