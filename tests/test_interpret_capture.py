@@ -112,6 +112,34 @@ def test_adaptive_maxima_are_maxima_of_equal_windows_where_they_can(layer: nn.Mo
     assert ("aten.adaptive_max_pool2d.default" in names) == (shape[2:] == (6, 6))
 
 
+class Settings:
+    use_cache = True
+
+
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.config, self.map = Settings(), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, object]:
+        return self.map(x), (Settings() if self.config.use_cache else None)
+
+
+class Whole(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.config, self.decoder = Settings(), Decoder()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, object]:
+        return self.decoder(x)
+
+
+def test_caches_of_inner_parts_are_switched_off_and_on_again() -> None:
+    model = Whole()
+    assert capture(model, (torch.rand(2, 3),)).output.shape[1:] == (3,)
+    assert model.config.use_cache and model.decoder.config.use_cache
+
+
 class Packed(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -122,3 +122,14 @@ def test_shapes_alone_suffice_where_a_program_names_its_device(counted: bool) ->
     known = [cost.field for cost in costs_of(graph, shapes_only(graph)) if cost.field is not None]
     assert known[0][0].size == 3
     assert total(costs_of(graph, shapes_only(graph))).flops == 2 * 2 * 9 * 16 * 2
+
+
+def test_weights_that_are_computed_see_nothing_of_the_image() -> None:
+    x = torch.rand(2, 1, 9, 9)
+    layers = nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3)
+    plain = [cost.field for cost in costs(capture(nn.Sequential(*layers).eval(), (x,)), (x,)) if cost.field]
+    nn.utils.parametrizations.weight_norm(layers[0])
+    nn.utils.parametrizations.spectral_norm(layers[2])
+    normed = costs(capture(nn.Sequential(*layers).eval(), (x,)), (x,))
+    assert [cost.field for cost in normed if cost.field][-1] == plain[-1]
+    assert plain[-1][0].size == 5

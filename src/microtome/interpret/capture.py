@@ -150,8 +150,9 @@ def _decompositions(operations: int) -> Mapping[Any, Any]:
 @contextmanager
 def _left_as_found(model: nn.Module, mode: Literal["eval", "as is"]) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
-    config = getattr(model, "config", None)
-    cached = getattr(config, "use_cache", None)
+    # Key-value caches are outputs that export cannot describe; an encoder-decoder's parts have settings of their own.
+    settings = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    caching = [c for c in settings.values() if getattr(c, "use_cache", None) is True]
     state = random.getstate()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng())
@@ -161,14 +162,14 @@ def _left_as_found(model: nn.Module, mode: Literal["eval", "as is"]) -> Iterator
         if mode == "eval":
             with suppress(NotImplementedError):  # an exported program stays in the mode it was exported in
                 model.eval()
-        if cached is True:  # key-value caches are outputs that export cannot describe
-            config.use_cache = False  # type: ignore[union-attr]
+        for config in caching:
+            config.use_cache = False
         try:
             yield
         finally:
             random.setstate(state)
-            if cached is True:
-                config.use_cache = True  # type: ignore[union-attr]
+            for config in caching:
+                config.use_cache = True
             for module, before in modes.items():
                 module.training = before
 

@@ -172,11 +172,12 @@ def costs_of(graph: Graph, inputs: Mapping[Node, Any]) -> tuple[Cost, ...]:
         values = _values(graph, inputs, meta=False)
     fields: dict[Node, tuple[Field, ...] | None] = {}
     seen: set[Node] = set()
+    moving = graph.reached(graph.inputs)
     found = []
     for node in graph.nodes:
         if node not in values:
             continue
-        fields[node] = _field(node, fields, values)
+        fields[node] = _field(node, fields, values, moving)
         if _computes(node):
             found.append(_cost(node, values, fields[node], seen))
     return tuple(found)
@@ -275,14 +276,17 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _field(
-    node: Node, fields: Mapping[Node, tuple[Field, ...] | None], values: Mapping[Node, Any]
+    node: Node, fields: Mapping[Node, tuple[Field, ...] | None], values: Mapping[Node, Any], moving: set[Node]
 ) -> tuple[Field, ...] | None:
-    """Receptive field per spatial axis; None where axes are mixed or it is not known."""
+    """Receptive field per spatial axis; None where axes are mixed or it is not known.
+
+    ``moving`` are the nodes that the inputs reach: weights that are computed see nothing of the image.
+    """
     if node.kind == "input":
         value = values[node]
         spatial = isinstance(value, Tensor) and value.dim() > 2 and value.is_floating_point()
         return (Field(),) * (value.dim() - 2) if spatial else None
-    flowing = [o for o in node.operands if o.kind in ("input", "operation") and o.shape and len(o.shape) > 1]
+    flowing = [o for o in node.operands if o in moving and o.shape and len(o.shape) > 1]
     known = [fields[operand] for operand in flowing]
     if node.kind != "operation" or not known or None in known:
         return None
