@@ -13,6 +13,7 @@ from asking import read
 from networks import CASES, ROWS, Case, cut
 
 import microtome as mt
+from microtome.errors import SubjectError
 from microtome.folds import Collect, Moments
 from microtome.laws.state import unchanged
 from microtome.registry import instrument_names
@@ -568,3 +569,23 @@ def test_bounds_that_would_take_too_long_are_taken_by_intervals_and_say_so():
     radius = [exam["certified_accuracy"].arrays["certified_radius"] for exam in (dear, cheap)]
     assert (radius[0] <= radius[1]).all()
     assert (radius[0] == dear["certified_accuracy"].arrays["interval_radius"]).all()
+
+
+def test_a_network_moved_to_be_measured_comes_back():
+    moves = []
+
+    class Moved(torch.nn.Sequential):
+        def to(self, device):  # this machine may have no second device
+            moves.append(str(device))
+            return self
+
+    _, data = built(BY_NAME["float64"])
+    model = Moved(networks._mlp().double())
+    exam = mt.examine(model, data, only="accuracy", device="cpu")
+    assert exam.status == "complete" and moves == ["cpu", "cpu"]
+    with pytest.raises(SubjectError):
+        mt.examine(model, [], only="accuracy", device="cpu")
+    assert len(moves) == 4
+    mt.examine(model, data, only="accuracy")
+    Subject(model, data, device="cpu")
+    assert len(moves) == 5  # a subject that is kept stays where it was put

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import platform
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -27,6 +29,20 @@ if TYPE_CHECKING:
 
 UNSTORED = "not stored"
 """Key of an examination's plan: why its findings are in memory only."""
+
+
+@contextmanager
+def at_home(model: torch.nn.Module | Subject, options: Mapping[str, Any]) -> Iterator[None]:
+    """A network that is moved to another device to be measured is brought back where it was."""
+    if isinstance(model, Subject) or options.get("device") is None or not isinstance(model, torch.nn.Module):
+        yield
+        return
+    homes = {tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())}
+    try:
+        yield
+    finally:
+        if len(homes) == 1:
+            model.to(homes.pop())
 
 
 def as_subject(
@@ -84,8 +100,9 @@ def plan(
     **subject_options: Any,
 ) -> Plan:
     """What :func:`examine` would run: passes, signals, who asks for each, memory and time. Runs nothing."""
-    subject = as_subject(model, data, subject_options)
-    return make_plan(subject, configure(only, skip, options), parse_bytes(memory))
+    with at_home(model, subject_options):
+        subject = as_subject(model, data, subject_options)
+        return make_plan(subject, configure(only, skip, options), parse_bytes(memory))
 
 
 def examine(
@@ -129,26 +146,27 @@ def examine(
     skip = (skip,) if isinstance(skip, str) else skip
     chosen = configure(only, skip, options, instruments)
     budget = parse_bytes(memory)
-    subject = as_subject(model, data, subject_options)
-    exam = Examination(
-        id=_new_id(),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        subject=subject.describe(),
-        findings={},
-        seed=seed,
-        status="running",
-        command=command,
-        versions=versions(),
-        plan={
-            "request": {
-                "only": list(only),
-                "skip": list(skip),
-                "options": dict(options or {}),
-                "memory": budget,
-            }
-        },
-    )
-    return _execute(exam, subject, chosen, budget, store, watcher, save_every, calibration)
+    with at_home(model, subject_options):
+        subject = as_subject(model, data, subject_options)
+        exam = Examination(
+            id=_new_id(),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            subject=subject.describe(),
+            findings={},
+            seed=seed,
+            status="running",
+            command=command,
+            versions=versions(),
+            plan={
+                "request": {
+                    "only": list(only),
+                    "skip": list(skip),
+                    "options": dict(options or {}),
+                    "memory": budget,
+                }
+            },
+        )
+        return _execute(exam, subject, chosen, budget, store, watcher, save_every, calibration)
 
 
 def resume(
@@ -173,24 +191,27 @@ def resume(
         exam = opened.load(run)
     if exam.status == "complete":
         raise UsageError("MT139", f"run {exam.id} is complete; there is nothing to resume")
-    subject = as_subject(model, data, subject_options)
-    now = subject.describe()
-    for key, what in (
-        ("model_hash", "the weights"),
-        ("examples", "the number of examples"),
-        ("task", "the task"),
-    ):
-        if now[key] != exam.subject[key]:
-            raise UsageError(
-                "MT139",
-                f"{what} differ from those run {exam.id} began with",
-                where=f"{exam.subject[key]} then, {now[key]} now",
-            )
-    request = exam.plan["request"]
-    chosen = configure(request["only"], request["skip"], request["options"])
-    exam.findings = {}
-    exam.status = "running"
-    return _execute(exam, subject, chosen, request["memory"], store or "", watcher, save_every, calibration)
+    with at_home(model, subject_options):
+        subject = as_subject(model, data, subject_options)
+        now = subject.describe()
+        for key, what in (
+            ("model_hash", "the weights"),
+            ("examples", "the number of examples"),
+            ("task", "the task"),
+        ):
+            if now[key] != exam.subject[key]:
+                raise UsageError(
+                    "MT139",
+                    f"{what} differ from those run {exam.id} began with",
+                    where=f"{exam.subject[key]} then, {now[key]} now",
+                )
+        request = exam.plan["request"]
+        chosen = configure(request["only"], request["skip"], request["options"])
+        exam.findings = {}
+        exam.status = "running"
+        return _execute(
+            exam, subject, chosen, request["memory"], store or "", watcher, save_every, calibration
+        )
 
 
 def _execute(
