@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from microtome.data.digits import digits
+from microtome.data.digits import digits, tensors
 from microtome.figures import line
 from microtome.interpret import Graph, capture
 from microtome.interpret.crossings import code, curve_crossings, line_crossings
 from microtome.interpret.patterns import doubled, pattern
+from microtome.population import Population, Recipe, train
+from microtome.population.program import Loss
 from microtome.statistics import student
 from microtome.study import Measured, Outcome, Study, rows_of
 
@@ -176,30 +178,26 @@ class Coder(nn.Module):
         return self.outward(self.inward(x))
 
 
-def fitted(
-    model: nn.Module, loss: Callable[[nn.Module, Tensor, Tensor], Tensor], epochs: int, seed: int
-) -> nn.Module:
-    """Adam on the training digits."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(epochs):
-        for x, y in digits("train", seed=seed):
-            optimizer.zero_grad()
-            loss(model, x.flatten(1), y).backward()
-            optimizer.step()
-    return model.double().eval().requires_grad_(False)
+def fitted(model: nn.Module, x: Tensor, y: Tensor, loss: Loss, epochs: int, seed: int) -> nn.Module:
+    """Adam in batches of 256."""
+    population = Population([model], seeds=[seed])
+    recipe = Recipe(optimizer="adam", rate=3e-3, epochs=epochs, batch_size=256, loss=loss)
+    train(population, x, y, recipe)
+    return population.member(0).double().eval().requires_grad_(False)
 
 
 def on_digits(smoke: bool) -> tuple[dict[str, float], dict[str, bool]]:
     """Densities on decoded ways between codes of digits, on straight lines between the same ends, and elsewhere."""
     seeds, pairs = (1, 2) if smoke else (8, 20)
+    known, labels = tensors("train", flat=True)
     table: dict[str, list[float]] = {}
     for seed in range(seeds):
         torch.manual_seed(seed)
-        coder = fitted(Coder(), lambda m, x, y: F.mse_loss(m(x), x), 2 if smoke else 60, seed)
+        coder = fitted(Coder(), known, known, F.mse_loss, 2 if smoke else 60, seed)
         plain = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
         bare = capture(nn.Sequential(*plain).double(), (torch.zeros(2, 64, dtype=torch.float64),))
         bare = dataclasses.replace(bare, state={k: t.detach().clone() for k, t in bare.state.items()})
-        model = fitted(plain.float(), lambda m, x, y: F.cross_entropy(m(x), y), 2 if smoke else 30, seed)
+        model = fitted(plain.float(), known, labels, F.cross_entropy, 2 if smoke else 30, seed)
         graphs = {"trained": capture(model, (torch.zeros(2, 64, dtype=torch.float64),)), "untrained": bare}
         x = digits("test", seed=seed).x[: 2 * pairs].flatten(1).double()
         codes = coder.inward(x)  # type: ignore[operator]
