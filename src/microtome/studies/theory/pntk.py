@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from microtome.data.digits import digits
+from microtome.data.digits import digits, tensors
 from microtome.figures import line
 from microtome.finding import Finding, Quantity
 from microtome.folds import Collect
 from microtome.instrument import Asking, Instrument
 from microtome.passes.run import run_instruments
+from microtome.population import Population, Recipe, train
 from microtome.signals import Constant, rows
 from microtome.signals.interpretation import interpreted
 from microtome.signals.tangent import Outputs, TangentKernel
@@ -78,13 +79,9 @@ def drawn(build: Callable[[int], nn.Module], width: int, seed: int) -> nn.Module
 
 def trained(model: nn.Module, seed: int, epochs: int) -> nn.Module:
     """Adam on the training digits."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for epoch in range(epochs):
-        for x, y in digits("train", seed=100 * seed + epoch):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-    return model
+    population = Population([model], seeds=[seed])
+    train(population, *tensors("train"), Recipe(optimizer="adam", rate=1e-3, epochs=epochs, batch_size=256))
+    return population.member(0)
 
 
 def error(model: nn.Module, x: Tensor) -> float:
