@@ -367,6 +367,12 @@ def test_a_graph_of_several_kinds():
 def test_no_model_and_no_data():
     x, y = rows()
     assert "needs an nn.Module, got a str" in complaint("MT123", "resnet18", cut(x, y))
+    assert "got the class Linear; give an object of it: Linear(...)" in complaint(
+        "MT123", nn.Linear, cut(x, y)
+    )
+    assert "load_state_dict" in complaint("MT123", network().state_dict(), cut(x, y))
+    assert "whose forward calls it" in complaint("MT123", lambda x: x, cut(x, y))
+    assert "load_data reads" in complaint("MT123", network(), "rows.npz")
     assert "iterable of batches" in complaint("MT123", network(), 5)
     assert "call it" in complaint("MT123", network(), lambda: cut(x, y))
     assert "needs data" in complaint("MT129", network(), None)

@@ -257,6 +257,12 @@ def test_numpy_batches_are_understood():
     assert exam["accuracy"].value == mt.examine(model, data, only="accuracy")["accuracy"].value
 
 
+def test_numpy_arrays_are_one_batch_in_the_networks_type():
+    x, y = np.random.default_rng(0).normal(size=(24, 4)), np.arange(24) % 3
+    exam = mt.examine(networks._mlp(), (x, y), only="accuracy")
+    assert exam["accuracy"].status == "measured" and exam.subject["examples"] == 24
+
+
 def test_a_task_can_be_given():
     model, data = built(BY_NAME["one_hot"])
     assert Subject(model, data, task="multilabel").task.kind == "multilabel"

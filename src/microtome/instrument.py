@@ -143,7 +143,7 @@ class Instrument(ABC):
                 raise UsageError(
                     "MT125",
                     f"{cls.name()} has no option '{key}'",
-                    fix=nearest(key, known) or f"known: {', '.join(known)}",
+                    fix=nearest(key, known) or (f"known: {', '.join(known)}" if known else "it has none"),
                 )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -144,7 +145,7 @@ class Subject:
         source: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise UsageError("MT123", f"a subject needs an nn.Module, got a {type(model).__name__}")
+            raise _no_network(model)
         if outputs not in (None, "logits", "probs"):
             raise UsageError("MT123", f"outputs is 'logits' or 'probs', got {outputs!r}")
         model, wrappers = unwrapped(model)
@@ -865,6 +866,17 @@ def forward_error(error: Exception, batch: Batch, entered: Sequence[str]) -> Sub
     return SubjectError("MT201", f"the forward fails in {last}: {raised}{text}", where=where, fix=fix)
 
 
+def _no_network(given: Any) -> UsageError:
+    what, fix = f"a {type(given).__name__}", "give the network itself"
+    if isinstance(given, type):
+        what, fix = f"the class {given.__name__}", f"give an object of it: {given.__name__}(...)"
+    elif isinstance(given, Mapping):
+        fix = "build the network and call its load_state_dict"
+    elif callable(given):
+        fix = "wrap it in an nn.Module whose forward calls it"
+    return UsageError("MT123", f"a subject needs an nn.Module, got {what}", fix=fix)
+
+
 def _move(model: nn.Module, device: str | torch.device) -> None:
     """Put the network on a device.
 
@@ -968,8 +980,16 @@ def _repeatable(data: Any) -> tuple[Iterable[Any], tuple[str, ...]]:
     """Data that gives the same rows on every pass."""
     from torch.utils.data import DataLoader, Dataset, RandomSampler, SubsetRandomSampler
 
+    if isinstance(data, str | os.PathLike):
+        raise UsageError(
+            "MT123",
+            f"data is the path '{os.fspath(data)}', not batches",
+            fix="microtome.loading.load_data reads .npz and .safetensors files with arrays x and y",
+        )
     if isinstance(data, Tensor) or hasattr(data, "edge_index") or isinstance(data, Mapping):
         return [data], ("the data is one batch",)
+    if isinstance(data, tuple) and len(data) > 1 and all(isinstance(t, np.ndarray) and t.ndim for t in data):
+        data = tuple(_from_numpy(array) for array in data)
     if (
         isinstance(data, tuple) and len(data) > 1 and all(isinstance(t, Tensor) and t.dim() for t in data)
         and len({len(t) for t in data}) == 1
@@ -999,6 +1019,12 @@ def _repeatable(data: Any) -> tuple[Iterable[Any], tuple[str, ...]]:
     if isinstance(data, Iterator):
         return list(_reading(data)), ("the data is a one-time iterator: its batches are kept in memory",)
     return data, ()
+
+
+def _from_numpy(array: np.ndarray) -> Tensor:
+    """As a tensor; float64 is numpy's habit and hardly ever the network's."""
+    tensor = torch.as_tensor(array)
+    return tensor.to(torch.get_default_dtype()) if tensor.dtype == torch.float64 else tensor
 
 
 def _kind(operation: str) -> str:
