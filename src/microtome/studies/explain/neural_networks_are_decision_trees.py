@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microtome.figures import bars
@@ -15,6 +15,7 @@ from microtome.interpret.crossings import code
 from microtome.interpret.decision_tree import DecisionTree, Grown, grown
 from microtome.interpret.patterns import pattern
 from microtome.interpret.planes import plane_regions
+from microtome.population import Population, Recipe, train
 from microtome.statistics import student
 from microtome.study import Measured, Outcome, Study, rows_of
 
@@ -67,13 +68,11 @@ def network(
     return nn.Sequential(*layers, nn.Linear(width, 2)).double()
 
 
-def train(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> None:
+def trained(model: nn.Sequential, x: Tensor, y: Tensor, steps: int) -> Any:
     """Adam on all examples at once."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        optimizer.step()
+    population = Population([model])
+    train(population, x, y, Recipe(optimizer="adam", rate=0.02, steps=steps))
+    return population.member(0)
 
 
 def program(model: nn.Module, inputs: int) -> Graph:
@@ -105,13 +104,13 @@ def on_moons(smoke: bool) -> tuple[dict[str, float], dict[str, bool]]:
     for depth, width in shapes:
         rows: dict[str, list[float]] = {}
         for seed in range(seeds):
-            for trained in (True, False):
-                if not trained and (depth, width) != shapes[-2]:
+            for learned in (True, False):
+                if not learned and (depth, width) != shapes[-2]:
                     continue
                 x, y = moons(400, seed)
                 model = network(2, depth, width, seed)
-                if trained:
-                    train(model, x, y, steps)
+                if learned:
+                    model = trained(model, x, y, steps)
                 graph = program(model, 2)
                 tree = DecisionTree.from_graph(graph)
                 anywhere = 4 * torch.rand(10_000, 2, dtype=torch.float64) - 2
@@ -124,7 +123,7 @@ def on_moons(smoke: bool) -> tuple[dict[str, float], dict[str, bool]]:
                 plane = plane_regions(graph, corner, torch.tensor([4.0, 0.0]), torch.tensor([0.0, 4.0]))
                 leaves = {tuple(torch.cat(r.leaf.pieces).tolist()) for r in whole.regions}
                 missed += len({tuple(p.tolist()) for p in plane.patterns} ^ leaves)
-                key = "" if trained else "untrained, "
+                key = "" if learned else "untrained, "
                 for name, value in (
                     ("feasible leaves", len(whole.regions)), ("leaves reached by 400 examples", reached),
                     ("leaves when joined", whole.joined), ("work over the network", work(whole, 2) / products(model)),
@@ -159,7 +158,7 @@ def on_cancer(smoke: bool) -> tuple[dict[str, float], dict[str, bool]]:
             for who in ("trained", "untrained"):
                 model = network(30, 2, width, seed)
                 if who == "trained":
-                    train(model, x[:400], y[:400], steps)
+                    model = trained(model, x[:400], y[:400], steps)
                 graph = program(model, 30)
                 tree = DecisionTree.from_graph(graph)
                 anywhere = 3 * torch.randn(100 if smoke else 2000, 30, dtype=torch.float64)
@@ -189,7 +188,7 @@ def on_tanh(smoke: bool) -> dict[str, float]:
     """A smooth network has no finite tree: straight pieces come near it, at the price of leaves."""
     x, y = moons(400, 0)
     model = network(2, 1, 4, 0, nn.Tanh)
-    train(model, x, y, 60 if smoke else 400)
+    model = trained(model, x, y, 60 if smoke else 400)
     anywhere = 4 * torch.rand(5000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 2
     numbers: dict[str, float] = {}
     for count in (2,) if smoke else (2, 3, 5, 9):
