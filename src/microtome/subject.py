@@ -195,6 +195,11 @@ class Subject:
         return {n: b.detach() for n, b in self.model.named_buffers()}
 
     @cached_property
+    def buffer_tables(self) -> tuple[dict[str, Tensor | None], ...]:
+        """Where its modules keep their buffers."""
+        return tuple(module._buffers for module in self.model.modules() if module._buffers)
+
+    @cached_property
     def shares_parameters(self) -> bool:
         """Whether a tensor goes by several names (tied weights)."""
         names = [id(t) for t in self.model.parameters()] + [id(t) for t in self.model.buffers()]

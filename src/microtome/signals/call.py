@@ -165,7 +165,7 @@ class Call:
 
         overrides = {**self.changed, **(leaves or {})}
         args, kwargs = batch.call()
-        with self.drawing(), buffers_in_place(subject.model), ExitStack() as stack:
+        with self.drawing(), buffers_in_place(subject.buffer_tables), ExitStack() as stack:
             if names or entered is not None:
                 stack.enter_context(watching(subject.model, visit, names, entered=entered))
             try:

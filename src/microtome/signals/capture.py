@@ -13,7 +13,7 @@ import dataclasses
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -365,13 +365,17 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def buffers_in_place(model: nn.Module) -> Iterator[None]:
-    """Buffers that a forward binds anew are put back: those of a transformed call would break the next one."""
-    tables = [(m._buffers, dict(m._buffers)) for m in model.modules() if m._buffers]
+def buffers_in_place(tables: Sequence[dict[str, Tensor | None]]) -> Iterator[None]:
+    """Buffers that a forward binds anew are put back: those of a transformed call would break the next one.
+
+    Args:
+        tables: where the model's modules keep their buffers.
+    """
+    held = [dict(table) for table in tables]
     try:
         yield
     finally:
-        for table, before in tables:
+        for table, before in zip(tables, held, strict=True):
             for name, buffer in before.items():
                 if table.get(name) is not buffer:
                     table[name] = buffer

@@ -419,7 +419,7 @@ class Evaluator:
 
         out: list[Tensor] = []
         self.note("examples", call.batch)
-        with call.drawing(), buffers_in_place(call.subject.model), call.kernels(second_order=True):
+        with call.drawing(), buffers_in_place(call.subject.buffer_tables), call.kernels(second_order=True):
             for start in range(0, count, step):
                 piece = slice(start, start + step)
                 row = tuple(leaves[i][piece] for i in on)
