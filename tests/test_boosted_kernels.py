@@ -35,5 +35,5 @@ def test_other_boosting_is_no_such_chain():
     x, _, y = table()
     for options in ({"loss": "huber"}, {"subsample": 0.5}):
         model = ensemble.GradientBoostingRegressor(n_estimators=2, **options).fit(x.numpy(), y)
-        with pytest.raises(UsageError, match="MT518"):
+        with pytest.raises(UsageError, match="MT520"):
             next(leaf_kernels(model, x, x))

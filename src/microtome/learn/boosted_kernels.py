@@ -26,11 +26,11 @@ def leaf_kernels(model: Any, train: Tensor, inputs: Tensor) -> Iterator[Tensor]:
         model: a fitted ``sklearn.ensemble.GradientBoostingRegressor`` for squared error, without subsampling.
 
     Raises:
-        UsageError: MT518 for one whose leaves are no means over all training points.
+        UsageError: MT520 for one whose leaves are no means over all training points.
     """
     if model.loss != "squared_error" or model.subsample != 1:
         raise UsageError(
-            "MT518",
+            "MT520",
             f"boosting of loss {model.loss} on {model.subsample:g} of the data is no such chain",
             fix="GradientBoostingRegressor(loss='squared_error', subsample=1.0)",
         )
