@@ -35,7 +35,9 @@ def test_ranks_of_layers_are_those_of_the_instrument():
             p = values / values.sum()
             assert float(effective[i, k]) == pytest.approx(float(torch.special.entr(p).sum().exp()), rel=1e-4)
     data = [(x, torch.randint(3, (300,)))]
-    finding = mt.examine(population.member(0), data, only=["represent/feature_rank"])["represent/feature_rank"]
+    finding = mt.examine(population.member(0), data, only=["represent/feature_rank"])[
+        "represent/feature_rank"
+    ]
     told = {row[0]: row[2] for row in finding.tables["layers"].rows}
     assert any(value == pytest.approx(float(effective[0, 1]), rel=1e-3) for value in told.values())
 
