@@ -49,6 +49,7 @@ HasTargets = _need(
     "targets", lambda s: s.task.kind != "unlabelled" and s.has_targets, "the data has no targets"
 )
 HasClasses = _need("classes", lambda s: s.task.categorical, "{task} has no classes")
+HasValues = _need("values", lambda s: s.task.kind == "regression", "{task} does not answer with values")
 HasLayers = _need("layers", lambda s: bool(s.layers), "no layer of {subject} answers per example")
 HasParameters = _need("parameters", lambda s: bool(s.parameters), "{subject} has no real-valued parameters")
 OneAnswer = _need(

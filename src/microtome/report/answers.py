@@ -30,6 +30,7 @@ def answers(exam: Examination) -> list[dict[str, Any]]:
     """Question, answer in a sentence, grade, the finding it comes from, and the screen of the lab that shows more."""
     found = [
         {"question": "Which class is taken for which?"} | _confused(exam),
+        {"question": "How far off are its values?"} | _told(finding_with(exam, "root mean squared error")),
         {"question": "Can its probabilities be trusted?"} | _told(finding_with(exam, "ECE")),
         {"question": "Why is an example wrong?"} | _wrong(exam),
         {"question": "Which layer is wasteful?"} | _waste(exam),
