@@ -12,7 +12,7 @@ from microtome.finding import Finding, Quantity, Table, Threshold
 from microtome.folds import Moments, Reservoir
 from microtome.folds.answers import MOST_ROWS
 from microtome.instrument import Asking, HasTargets, HasValues, Instrument
-from microtome.signals import Constant, derive, labels, prediction_ids, signal
+from microtome.signals import Constant, derive, labels, rows, signal
 from microtome.statistics import normal
 from microtome.subject import Subject
 
@@ -74,7 +74,7 @@ class RegressionError(Instrument):
         moments, targets, (ids, error, shown) = yield [
             Moments(signals=(residual_powers,)),
             Moments(signals=(labels,)),
-            Reservoir(signals=(prediction_ids, squared_error, first_values), count=MOST_ROWS),
+            Reservoir(signals=(rows, squared_error, first_values), count=MOST_ROWS),
         ]
         bias, size, square = moments.mean.unbind(1)
         mean_square = float(square.mean())
@@ -97,7 +97,7 @@ class RegressionError(Instrument):
         if total > 0:
             # From the data alone: no pass through the network.
             spread = derive(_spread, labels, Constant(targets.mean), name="spread")
-            _, own = yield Reservoir(signals=(prediction_ids, spread), count=MOST_ROWS)
+            _, own = yield Reservoir(signals=(rows, spread), count=MOST_ROWS)
             share = 1 - mean_square / total
             influence = (error - mean_square / total * own) / total
             below, above = normal(share, _standard_error(influence))
@@ -106,7 +106,7 @@ class RegressionError(Instrument):
             )
             words = f", {share:.3f} of the variance explained"
         listed = range(min(len(bias), MOST_LISTED))
-        rows = tuple(
+        listing = tuple(
             (
                 i,
                 float(square[i].sqrt()),
@@ -135,7 +135,7 @@ class RegressionError(Instrument):
                         "bias",
                         "share explained",
                     ),
-                    rows=rows,
+                    rows=listing,
                 )
             },
             figures={
