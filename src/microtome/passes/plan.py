@@ -190,6 +190,14 @@ def make_plan(subject: Subject, instruments: Mapping[str, Instrument], budget: i
     )
 
 
+def forwards_of(group: Group) -> dict[World, float]:
+    """Forwards a slice takes in each world."""
+    return {
+        world: plan.cost() + sum(float(getattr(t, "cost", 0.0)) for t in world.inputs)
+        for world, plan in group.program.worlds.items()
+    }
+
+
 def describe_group(subject: Subject, group: Group, asked: Mapping[str, list[Fold]]) -> GroupPlan:
     """Lay one group out world by world."""
     names: dict[Fold, list[str]] = {}
@@ -206,10 +214,9 @@ def describe_group(subject: Subject, group: Group, asked: Mapping[str, list[Fold
                     if found.kind not in ("task", "feature_dimension"):
                         there[found] = None
     lines = []
-    for world, plan in group.program.worlds.items():
+    for world, cost in forwards_of(group).items():
         there, askers = sources.get(world, ({}, {}))
         signals = dict.fromkeys(s.text().replace(world.text(), "") for s in there)
-        cost = plan.cost() + sum(float(getattr(t, "cost", 0.0)) for t in world.inputs)
         if signals or cost:
             lines.append(WorldLine(world.text(), tuple(signals), tuple(askers), cost))
     size = min(group.size, group.count)

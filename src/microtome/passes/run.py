@@ -28,7 +28,7 @@ from microtome.instrument import Asking, Instrument
 from microtome.passes.chunks import Chunker, halves
 from microtome.passes.groups import Group, make_groups, selection_key
 from microtome.passes.memory import kept_bytes
-from microtome.passes.plan import describe_group, folds_of
+from microtome.passes.plan import folds_of, forwards_of
 from microtome.passes.state import SavedRound, StateFolder
 from microtome.progress import Silent, Watcher
 from microtome.signals.capture import is_out_of_memory, left_as_found, seed_random
@@ -284,12 +284,12 @@ class Run:
                 "instruments": list(asked),
                 "groups": [
                     {
-                        "rows": plan.rows,
-                        "slice_rows": plan.slice_rows,
-                        "worlds": len(plan.worlds),
-                        "forwards_per_slice": round(plan.forwards(), 2),
+                        "rows": group.label(self.subject.examples),
+                        "slice_rows": min(group.size, group.count),
+                        "worlds": sum(cost > 0 for cost in costs),
+                        "forwards_per_slice": round(sum(costs), 2),
                     }
-                    for plan in (describe_group(self.subject, g, asked) for g in groups)
+                    for group, costs in ((g, forwards_of(g).values()) for g in groups)
                 ],
             }
         )
