@@ -20,6 +20,21 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def activation_of(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation of this name.
+
+    Raises:
+        UsageError: MT470 for an unknown one.
+    """
+    if name not in ACTIVATIONS:
+        raise UsageError(
+            "MT470",
+            f"no activation is called '{name}'",
+            fix=nearest(name, ACTIVATIONS) or ", ".join(ACTIVATIONS),
+        )
+    return ACTIVATIONS[name]
+
+
 class FunctionMLP(nn.Module):
     """[n, inputs] -> [n]: ``depth`` hidden layers, weights uniform in a box, so that functions can be drawn.
 
@@ -46,13 +61,7 @@ class FunctionMLP(nn.Module):
         norm: bool = False,
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise UsageError(
-                "MT470",
-                f"no activation is called '{activation}'",
-                fix=nearest(activation, ACTIVATIONS) or ", ".join(ACTIVATIONS),
-            )
-        self.activation, self.residual, self.norm = ACTIVATIONS[activation], residual, norm
+        self.activation, self.residual, self.norm = activation_of(activation), residual, norm
         sizes = [inputs, *[width] * depth]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.last = nn.Linear(width, 1)
@@ -72,4 +81,4 @@ class FunctionMLP(nn.Module):
         return self.last(x)[..., 0]
 
 
-__all__ = ["ACTIVATIONS", "FunctionMLP"]
+__all__ = ["ACTIVATIONS", "FunctionMLP", "activation_of"]

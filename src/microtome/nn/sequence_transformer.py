@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from microtome.errors import UsageError, nearest
-from microtome.nn.function_mlp import ACTIVATIONS
+from microtome.nn.function_mlp import activation_of
 
 SPREAD = 0.02
 """Of GPT-2's first weights, at its width of 768."""
@@ -72,13 +71,7 @@ class SequenceTransformer(nn.Module):
         activation: str = "gelu",
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise UsageError(
-                "MT470",
-                f"no activation is called '{activation}'",
-                fix=nearest(activation, ACTIVATIONS) or ", ".join(ACTIVATIONS),
-            )
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation_of(activation)
         self.embed = nn.Parameter(torch.randn(tokens, width) * SPREAD)
         self.position = nn.Parameter(torch.randn(length, width) * SPREAD)
         self.blocks = nn.ModuleList(Block(width, heads, depth) for _ in range(depth))
